@@ -1,0 +1,3 @@
+"""Long-tailed recognition: five papers as one reproducible pipeline."""
+
+__version__ = "0.1.0"
