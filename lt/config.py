@@ -1,0 +1,407 @@
+"""params.yaml: load, check, resolve. No torch on this path.
+
+A resolved stage is `recipe defaults < recipe for this data set < for this (data set, arch) < run < overlay`;
+`extends` puts the parent recipe's layers below one's own. Every number remembers the layer that it came from.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lt.errors import UserError, nearest
+from lt.schema import STAGES, Dataset, Params, Strict
+
+RECIPE_KEYS = ("paper", "title", "extends", "source", "verified", "note", "report", "stages", "sets", "runs")
+SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
+DATASET_META = ("extends", "note", "source_of_numbers")
+STAGE_META = ("use",)
+RESERVED = ("tables", "figures", "report", "metrics", "code")
+IMPLICIT = ("predict", "evaluate")
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+RUN = re.compile(r"(?P<dataset>[a-z0-9_]+)/(?P<method>[a-z0-9_]+)/(?P<arch>[a-z0-9_]+)/seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The identity of a run; its path is its name."""
+
+    dataset: str
+    method: str
+    arch: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.method}/{self.arch}/seed{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Run:
+        match = RUN.fullmatch(text.strip("/"))
+        if not match:
+            raise UserError(
+                f"run '{text}': expected <dataset>/<method>/<arch>/seed<k>, as digits/ce/resnet8/seed0"
+            )
+        return cls(match["dataset"], match["method"], match["arch"], int(match["seed"]))
+
+
+@dataclass
+class Stage:
+    """One resolved stage: its checked parameters, and where each one came from."""
+
+    name: str
+    verb: str
+    params: Strict
+    origin: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
+    verified: bool = False
+
+
+def load(path: str | Path = "params.yaml") -> Config:
+    """Read and check params.yaml."""
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's root") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+    return Config(raw, file=str(path))
+
+
+def problems_of(error: ValidationError, prefix: str, model: type[Strict] | None = None) -> Iterator[str]:
+    """One line a problem: key path, what was expected, nearest valid name."""
+    for item in error.errors():
+        place = ".".join([prefix, *(str(p) for p in item["loc"])]).strip(".")
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1]) if model else []
+            yield f"{place}: unknown key{nearest(str(item['loc'][-1]), known)}"
+        elif item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
+            hint = "; write 1.0e-4, not 1e-4" if "e" in item["input"].lower() else ""
+            yield f"{place}: expected a number, found the text '{item['input']}'{hint}"
+        else:
+            found = "" if item["type"] == "missing" else f", found {item['input']!r}"
+            yield f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
+
+
+def _keys_at(model: Any, path: tuple) -> list[str]:
+    for part in path:
+        info = getattr(model, "model_fields", {}).get(part)
+        model = info.annotation if info else None
+    return list(getattr(model, "model_fields", {}))
+
+
+class Config:
+    """Checked parameters, and the questions that scripts and rules ask of them."""
+
+    def __init__(self, raw: dict[str, Any], *, file: str = "params.yaml") -> None:
+        self.file = file
+        if not isinstance(raw, dict):
+            raise UserError(f"{file}: expected the sections {', '.join(Params.model_fields)}")
+        try:
+            self.params = Params.model_validate(raw)
+        except ValidationError as error:
+            raise UserError(self._lines(problems_of(error, "", Params))) from None
+        problems = [*self._check_datasets(), *self._check_recipes(), *self._check_tables()]
+        if problems:
+            raise UserError(self._lines(problems))
+
+    def _lines(self, problems) -> str:
+        return "\n".join(f"{self.file}: {line}" for line in problems)
+
+    # checks ---------------------------------------------------------------------------------------------------
+
+    def _check_datasets(self) -> Iterator[str]:
+        for name, body in self.params.datasets.items():
+            if not NAME.fullmatch(name) or name in RESERVED:
+                yield f"datasets.{name}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
+                continue
+            parent = body.get("extends")
+            if parent is not None and parent not in self.params.datasets:
+                yield f"datasets.{name}.extends: no such data set{nearest(parent, self.params.datasets)}"
+                continue
+            try:
+                self.dataset(name)
+            except UserError as error:
+                yield from (line.removeprefix(f"{self.file}: ") for line in str(error).splitlines())
+
+    def _check_recipes(self) -> Iterator[str]:
+        for method, body in self.params.recipes.items():
+            place = f"recipes.{method}"
+            if not NAME.fullmatch(method) or method in RESERVED:
+                yield f"{place}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
+                continue
+            yield from self._unknown(body, RECIPE_KEYS, place)
+            parent = body.get("extends")
+            if parent is not None and parent not in self.params.recipes:
+                yield f"{place}.extends: no such recipe{nearest(parent, self.params.recipes)}"
+                continue
+            if "paper" not in body and parent is None:
+                yield f"{place}.paper: missing; the rules file that holds its graph"
+            yield from self._check_sets(method, body)
+
+    def _check_sets(self, method: str, body: dict) -> Iterator[str]:
+        names = self.dataset_names()
+        stages = self._stage_names(method)
+        for key, entry in (body.get("sets") or {}).items():
+            place = f"recipes.{method}.sets.{key}"
+            if key not in names:
+                yield f"{place}: no such data set or family{nearest(key, names)}"
+                continue
+            yield from self._unknown(entry or {}, SET_KEYS, place)
+            for arch, inner in ((entry or {}).get("archs") or {}).items():
+                yield from self._unknown(inner or {}, SET_KEYS[1:5], f"{place}.archs.{arch}")
+        for origin, layer in self._own_layers(method):
+            for stage, values in (layer.get("stages") or {}).items():
+                if stage not in stages:
+                    yield f"{origin}.stages.{stage}: no such stage{nearest(stage, stages)}"
+                    continue
+                yield from self._check_stage(method, stage, values or {}, f"{origin}.stages.{stage}")
+        for text in body.get("runs") or {}:
+            try:
+                run = Run.parse(text)
+            except UserError as error:
+                yield f"recipes.{method}.runs: {error}"
+                continue
+            if run.method != method:
+                yield f"recipes.{method}.runs.{text}: belongs to method '{run.method}'"
+
+    def _check_stage(self, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
+        if "use" in values:
+            target = str(values["use"]).split(":")[-1].split("/")[0]
+            if target not in self.params.recipes:
+                yield f"{place}.use: no such recipe{nearest(target, self.params.recipes)}"
+            return
+        verb = self._verb(method, stage)
+        if verb not in STAGES:
+            yield f"{place}.verb: no such verb '{verb}'{nearest(verb, STAGES)}"
+            return
+        from lt import registry
+
+        try:  # a layer is partial: what is missing may stand in another one
+            STAGES[verb].model_validate({k: v for k, v in values.items() if k not in STAGE_META})
+        except ValidationError as error:
+            partial = [e for e in problems_of(error, place, STAGES[verb]) if "field required" not in e]
+            yield from partial
+            if partial:
+                return
+        yield from registry.check(values, place)
+
+    def _check_tables(self) -> Iterator[str]:
+        for name, table in self.params.tables.items():
+            for dataset in table.datasets:
+                if not self.has_dataset(dataset):
+                    yield f"tables.{name}.datasets: {dataset}: no such data set{nearest(dataset, self.params.datasets)}"
+            for entry in table.methods:
+                method = entry.split("/")[0]
+                if method not in self.params.recipes:
+                    yield f"tables.{name}.methods: {method}: no such recipe{nearest(method, self.params.recipes)}"
+
+    @staticmethod
+    def _unknown(body: dict, known: tuple[str, ...], place: str) -> Iterator[str]:
+        for key in body:
+            if key not in known:
+                yield f"{place}.{key}: unknown key{nearest(key, known)}"
+
+    # data sets ------------------------------------------------------------------------------------------------
+
+    def split_overlay(self, dataset: str) -> tuple[str, str | None]:
+        """`digits_smoke` is the data set `digits` under the overlay `smoke`."""
+        for overlay in self.params.overlays:
+            base = dataset.removesuffix(f"_{overlay}")
+            if base != dataset and base in self.params.datasets:
+                return base, overlay
+        return dataset, None
+
+    def has_dataset(self, name: str) -> bool:
+        return self.split_overlay(name)[0] in self.params.datasets
+
+    def dataset_names(self) -> set[str]:
+        """Names that a recipe may speak of: data sets and families."""
+        return {*self.params.datasets, *(d["family"] for d in self.params.datasets.values() if "family" in d)}
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019  (a Config lives as long as its process)
+    def dataset(self, name: str) -> Dataset:
+        base, _ = self.split_overlay(name)
+        if base not in self.params.datasets:
+            raise UserError(f"{self.file}: datasets: no such data set '{name}'{nearest(name, self.params.datasets)}")
+        body = dict(self.params.datasets[base])
+        parent = body.pop("extends", None)
+        if parent:
+            body = {**self.params.datasets[parent], **body}
+        body = {k: v for k, v in body.items() if k not in DATASET_META}
+        try:
+            return Dataset.model_validate(body)
+        except ValidationError as error:
+            raise UserError(self._lines(problems_of(error, f"datasets.{base}", Dataset))) from None
+
+    # recipes --------------------------------------------------------------------------------------------------
+
+    def recipe(self, method: str) -> dict[str, Any]:
+        if method not in self.params.recipes:
+            raise UserError(f"{self.file}: recipes: no such recipe '{method}'{nearest(method, self.params.recipes)}")
+        return self.params.recipes[method]
+
+    def ancestry(self, method: str) -> list[str]:
+        """The recipe and what it extends, oldest first."""
+        chain = [method]
+        while parent := self.recipe(chain[0]).get("extends"):
+            if parent in chain:
+                raise UserError(f"{self.file}: recipes.{method}.extends: {parent} extends itself")
+            chain.insert(0, parent)
+        return chain
+
+    def meta(self, method: str, key: str, default: Any = None) -> Any:
+        """A recipe's paper, title, report..., inherited."""
+        for name in reversed(self.ancestry(method)):
+            if key in self.recipe(name):
+                return self.recipe(name)[key]
+        return default
+
+    def _own_layers(self, method: str) -> Iterator[tuple[str, dict]]:
+        body, place = self.recipe(method), f"recipes.{method}"
+        yield place, body
+        for key, entry in (body.get("sets") or {}).items():
+            yield f"{place}.sets.{key}", entry or {}
+            for arch, inner in ((entry or {}).get("archs") or {}).items():
+                yield f"{place}.sets.{key}.archs.{arch}", inner or {}
+        for text, inner in (body.get("runs") or {}).items():
+            yield f"{place}.runs.{text}", inner or {}
+
+    def layers(self, run: Run) -> Iterator[tuple[str, dict]]:
+        """The layers that apply to this run, weakest first."""
+        base, _ = self.split_overlay(run.dataset)
+        family = self.dataset(run.dataset).family
+        for method in self.ancestry(run.method):
+            wanted = {f"recipes.{method}"}
+            for key in (family, base):
+                wanted |= {f"recipes.{method}.sets.{key}", f"recipes.{method}.sets.{key}.archs.{run.arch}"}
+            wanted.add(f"recipes.{method}.runs.{run}")
+            own = dict(self._own_layers(method))
+            order = [f"recipes.{method}"]
+            for key in dict.fromkeys((family, base)):
+                order += [f"recipes.{method}.sets.{key}", f"recipes.{method}.sets.{key}.archs.{run.arch}"]
+            order.append(f"recipes.{method}.runs.{run}")
+            yield from ((name, own[name]) for name in order if name in own)
+
+    def _stage_names(self, method: str) -> list[str]:
+        names: dict[str, None] = {}
+        for name in self.ancestry(method):
+            names.update(dict.fromkeys(self.recipe(name).get("stages") or {}))
+        return [n for n in names if n not in IMPLICIT] + list(IMPLICIT)
+
+    def stage_names(self, method: str) -> list[str]:
+        """Stages in the order in which the recipe lists them; predict and evaluate always exist."""
+        return self._stage_names(method)
+
+    def _verb(self, method: str, stage: str) -> str:
+        if stage in IMPLICIT:
+            return stage
+        for name in reversed(self.ancestry(method)):
+            body = (self.recipe(name).get("stages") or {}).get(stage) or {}
+            if "verb" in body:
+                return body["verb"]
+        return "train"
+
+    def final_stage(self, method: str) -> str:
+        """The node whose predictions the tables report."""
+        own = [s for s in self._stage_names(method) if s not in IMPLICIT]
+        return self.meta(method, "report") or own[-1]
+
+    def archs(self, method: str, dataset: str) -> list[str]:
+        """The networks that this recipe names for this data set."""
+        base, _ = self.split_overlay(dataset)
+        found: list[str] = []
+        for name in self.ancestry(method):
+            for key in (self.dataset(dataset).family, base):
+                arch = ((self.recipe(name).get("sets") or {}).get(key) or {}).get("arch")
+                if arch:
+                    found = [arch] if isinstance(arch, str) else list(arch)
+        return found
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def home(self, run: Run, stage: str) -> tuple[Run, str]:
+        """Where a stage lives: here, or with the recipe that it is shared from (`use: mislas/stage1`)."""
+        use = None
+        for _, layer in self.layers(run):
+            body = (layer.get("stages") or {}).get(stage) or {}
+            use = body["use"] if "use" in body else (None if body else use)
+        if not use:
+            return run, stage
+        dataset, _, rest = use.rpartition(":")
+        method, _, other = rest.partition("/")
+        _, overlay = self.split_overlay(run.dataset)
+        if dataset and overlay:
+            dataset = f"{dataset}_{overlay}"
+        return self.home(Run(dataset or run.dataset, method, run.arch, run.seed), other or stage)
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def stage(self, run: Run, stage: str) -> Stage:
+        """The checked parameters of one stage of one run, with their origins."""
+        names = self._stage_names(run.method)
+        if stage not in names:
+            raise UserError(f"{self.file}: recipes.{run.method}: no such stage '{stage}'{nearest(stage, names)}")
+        verb, values, origin = self._verb(run.method, stage), {}, {}
+        source, verified = None, False
+        for place, layer in [*self.layers(run), *self._overlay_layer(run, verb, stage)]:
+            body = {k: v for k, v in ((layer.get("stages") or {}).get(stage) or {}).items() if k not in STAGE_META}
+            for key, value in body.items():
+                mergeable = key == "options" and isinstance(values.get(key), dict)
+                values[key] = {**values[key], **value} if mergeable else value
+                origin[key] = place
+            source, verified = layer.get("source", source), layer.get("verified", verified)
+        try:
+            params = STAGES[verb].model_validate(values)
+        except ValidationError as error:
+            place = f"recipes.{run.method}.stages.{stage} (for {run})"
+            raise UserError(self._lines(problems_of(error, place, STAGES[verb]))) from None
+        return Stage(stage, verb, params, origin, source, bool(verified))
+
+    def _overlay_layer(self, run: Run, verb: str, stage: str) -> Iterator[tuple[str, dict]]:
+        _, overlay = self.split_overlay(run.dataset)
+        if overlay and verb in self.params.overlays[overlay]:
+            yield f"overlays.{overlay}.{verb}", {"stages": {stage: self.params.overlays[overlay][verb]}}
+
+    # tables ---------------------------------------------------------------------------------------------------
+
+    def table(self, name: str):
+        base, overlay = name, None
+        for known in self.params.overlays:
+            if name.endswith(f"_{known}") and name.removesuffix(f"_{known}") in self.params.tables:
+                base, overlay = name.removesuffix(f"_{known}"), known
+        if base not in self.params.tables:
+            raise UserError(f"{self.file}: tables: no such table '{name}'{nearest(name, self.params.tables)}")
+        table = self.params.tables[base]
+        if overlay is None:
+            return table
+        datasets = [f"{d}_{overlay}" for d in table.datasets]
+        archs = {f"{d}_{overlay}": a for d, a in table.archs.items()}
+        return table.model_copy(update={"datasets": datasets, "archs": archs, "seeds": [0]})
+
+    def rows(self, table: str) -> list[tuple[Run, str]]:
+        """The (run, node) pairs of a table: `btm` reports its final stage, `btm/merge` the node named."""
+        spec, found = self.table(table), []
+        for dataset in spec.datasets:
+            for entry in spec.methods:
+                method, _, node = entry.partition("/")
+                archs = self.archs(method, dataset)
+                if spec.archs.get(dataset):
+                    archs = [a for a in archs if a in spec.archs[dataset]]
+                seeds = self.params.seeds if spec.seeds is None else spec.seeds
+                for arch in archs:
+                    found += [(Run(dataset, method, arch, s), node or self.final_stage(method)) for s in seeds]
+        return found
+
+
+def canonical(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces to argue about."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)

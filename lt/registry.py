@@ -1,0 +1,152 @@
+"""What the registries hold, read from their source: names, options and home modules, without importing torch.
+
+Each kind is one dict literal `NAME = {"key": factory, ...}`; a factory's keyword arguments are its options.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt import code
+from lt.errors import nearest
+
+
+@dataclass(frozen=True)
+class Member:
+    module: str
+    options: frozenset[str] | None  # None: takes anything
+
+
+@dataclass(frozen=True)
+class Kind:
+    module: str
+    table: str
+    given: frozenset[str]  # arguments that the product passes itself
+
+
+def _kind(module: str, table: str, *given: str) -> Kind:
+    return Kind(module, table, frozenset(given))
+
+
+KINDS = {
+    "loss": _kind("lt.losses", "LOSSES", "class_counts"),
+    "sampler": _kind("lt.sampling.samplers", "SAMPLERS", "labels", "num_classes", "source"),
+    "augment": _kind("lt.data.augment", "PRESETS", "mean", "std", "size", "channels"),
+    "eval_augment": _kind("lt.data.augment", "PRESETS", "mean", "std", "size", "channels"),
+    "schedule": _kind("lt.optim", "SCHEDULES", "lr", "epochs", "steps_per_epoch"),
+    "optimizer": _kind("lt.optim", "OPTIMIZERS", "groups", "lr", "params"),
+    "groups": _kind("lt.optim", "GROUPS", "model", "weight_decay", "lr"),
+    "task": _kind("lt.tasks", "TASKS"),
+    "mix": _kind("lt.data.mix", "MIXES", "source", "batch_size", "shape", "perm_source"),
+    "head": _kind("lt.models.heads", "HEADS", "in_features", "feature_dim", "num_classes"),
+    "posthoc": _kind("lt.posthoc", "POSTHOC", "logits", "labels", "class_counts", "predictions"),
+}
+
+
+def _literal(tree: ast.Module, table: str) -> dict[str, ast.expr] | None:
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(t, ast.Name) and t.id == table for t in targets) and isinstance(node.value, ast.Dict):
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {k.value: v for k, v in pairs if isinstance(k, ast.Constant)}
+    return None
+
+
+def _imported(tree: ast.Module, name: str) -> tuple[str, str] | None:
+    """(module, name there) of a name that a file imports, or (module, "") for a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    inner = f"{node.module}.{alias.name}"
+                    return (inner, "") if code.module_path(inner) else (node.module, alias.name)
+    return None
+
+
+def _options(node: ast.AST | None) -> frozenset[str] | None:
+    if isinstance(node, ast.ClassDef):
+        inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        if not inits:
+            fields = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+            return frozenset(fields) if fields and node.decorator_list else None
+        node = inits[0]
+    if isinstance(node, ast.FunctionDef | ast.Lambda):
+        if node.args.kwarg:
+            return None
+        names = [a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+        return frozenset(n for n in names if n not in ("self", "cls"))
+    return None
+
+
+def _find(module: str, name: str) -> tuple[str, ast.AST | None]:
+    path = code.module_path(module)
+    if path is None:
+        return module, None
+    tree = code._tree(path)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return module, node
+    found = _imported(tree, name)
+    return _find(*found) if found and found[1] else (found[0] if found else module, None)
+
+
+def _member(module: str, tree: ast.Module, value: ast.expr) -> Member:
+    if isinstance(value, ast.Name):
+        home, node = _find(module, value.id)
+        return Member(home, _options(node))
+    if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
+        found = _imported(tree, value.value.id)
+        if found and not found[1]:
+            home, node = _find(found[0], value.attr)
+            return Member(home, _options(node))
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):  # "lt.tasks.classify:Classify"
+        home, _, name = value.value.partition(":")
+        return Member(home, _options(_find(home, name)[1]) if name else None)
+    return Member(module, None)
+
+
+@functools.lru_cache(maxsize=None)
+def members(kind: str) -> dict[str, Member]:
+    """Every entry of a registry, by name."""
+    spec = KINDS[kind]
+    path: Path | None = code.module_path(spec.module)
+    if path is None:
+        return {}
+    tree = code._tree(path)
+    table = _literal(tree, spec.table)
+    return {name: _member(spec.module, tree, value) for name, value in (table or {}).items()}
+
+
+def check(values: dict[str, Any], place: str) -> Iterator[str]:
+    """One line for each name that no registry holds and each option that its entry does not take."""
+    for key, value in values.items():
+        if key not in KINDS or value is None:
+            continue
+        known = members(key)
+        name = value if isinstance(value, str) else value.get("name")
+        if not known or name is None:
+            continue
+        if name not in known:
+            yield f"{place}.{key}: no such {key.replace('_', ' ')} '{name}'{nearest(name, known)}"
+            continue
+        allowed = known[name].options
+        for option in value if isinstance(value, dict) and allowed is not None else ():
+            if option != "name" and option not in allowed - KINDS[key].given:
+                hint = nearest(option, allowed - KINDS[key].given)
+                yield f"{place}.{key}.{option}: {name} takes no such option{hint}"
+
+
+def modules(values: dict[str, Any]) -> tuple[str, ...]:
+    """The modules behind the registry members that a stage names."""
+    found = set()
+    for key, value in values.items():
+        if key in KINDS and value is not None:
+            name = value if isinstance(value, str) else value["name"]
+            if name in members(key):
+                found.add(members(key)[name].module)
+    return tuple(sorted(found))

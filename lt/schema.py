@@ -1,0 +1,185 @@
+"""What may stand in params.yaml: pydantic models, one class per section.
+
+Unknown keys and wrong types are refused; numbers are never read from strings (YAML 1.1 reads `1e-4` as text).
+Names of losses, samplers, networks and presets are checked against their registries in `lt.config`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Named(BaseModel):
+    """An entry of a registry with its options: `{name: ldam, scale: 30.0}`, or just the name."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    name: str
+
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _spell_out(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Choice = Annotated[Named, BeforeValidator(_spell_out)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0)]
+
+
+class Image(Strict):
+    size: Positive
+    channels: Literal[1, 3] = 3
+    mean: list[float]
+    std: list[float]
+
+
+class Imbalance(Strict):
+    rule: str
+    n_max: Positive | None = None
+    imb_factor: Positive | None = None
+
+
+class Holdout(Strict):
+    """Images per class set out before the imbalance is made."""
+
+    test: NotNegative = 0
+    val: NotNegative = 0
+
+
+class Shots(Strict):
+    many: int = 100
+    few: int = 20
+
+
+class Dataset(Strict):
+    source: str
+    family: str
+    num_classes: Positive
+    image: Image
+    imbalance: Imbalance | None = None
+    holdout: Holdout = Holdout()
+    shots: Shots = Shots()
+    groups: str = "count"
+    class_map: Literal["label", "stable", "legacy"] = "label"
+    lists: dict[Literal["train", "val", "test"], str] = {}
+    prefix: dict[str, str] = {}
+    comparable: bool = True
+    why_not: str = ""
+
+
+class Train(Strict):
+    """One training stage. `batch` is global; the learning rate belongs to it."""
+
+    verb: Literal["train"] = "train"
+    task: str = "classify"
+    net: str | None = None
+    options: dict[str, Any] = {}
+    init_rng: Literal["own", "shared"] = "own"
+    head: Choice | None = None
+    trainable: Literal["all", "head", "block+head"] = "all"
+    bn: Literal["train", "eval", "block"] = "train"
+    epochs: Positive
+    batch: Positive
+    steps: Literal["ceil", "floor", "ceil+1"] | Positive = "ceil"
+    accumulate: Positive = 1
+    micro_batch: Positive | None = None
+    optimizer: Choice = Named(name="sgd", momentum=0.9)
+    lr: Rate
+    weight_decay: Rate = 0.0
+    groups: Choice = Named(name="all")
+    schedule: Choice = Named(name="cosine")
+    loss: Choice = Named(name="cross_entropy")
+    mix: Choice | None = None
+    sampler: Choice | None = None
+    augment: Choice = Named(name="none")
+    eval_augment: Choice = Named(name="none")
+    clip: Rate | None = None
+    ema: Rate | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    eval_every: NotNegative = 0
+    snapshots_every: NotNegative = 0
+    workers: NotNegative = 0
+    count: Positive = 1
+    redraw: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = None
+    distil: dict[str, Any] | None = None
+
+
+class Subset(Strict):
+    """An index list drawn from a split: balanced by class, or determinantal from a model's probabilities."""
+
+    verb: Literal["subset"] = "subset"
+    rule: Choice
+    count: Positive = 1
+
+
+class Merge(Strict):
+    verb: Literal["merge"] = "merge"
+    rule: Choice = Named(name="mean")
+    reestimate_bn: NotNegative = 0
+
+
+class Predict(Strict):
+    verb: Literal["predict"] = "predict"
+    batch: Positive = 256
+    part: Literal["test", "val", "train"] = "test"
+    outputs: list[Literal["features", "experts"]] = []
+    augment: Choice = Named(name="none")
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Evaluate(Strict):
+    verb: Literal["evaluate"] = "evaluate"
+    posthoc: Choice | None = None
+    zero: Literal["floor", "zero"] = "floor"
+    bins: Positive = 15
+    selected_on: Literal["last", "val", "test"] = "last"
+
+
+STAGES: dict[str, type[Strict]] = {
+    "train": Train,
+    "subset": Subset,
+    "merge": Merge,
+    "predict": Predict,
+    "evaluate": Evaluate,
+}
+
+
+class Table(Strict):
+    datasets: list[str]
+    methods: list[str]
+    seeds: list[NotNegative] | None = None
+    archs: dict[str, list[str]] = {}
+    caption: str = ""
+
+
+class Grid(Strict):
+    """What `dvc repro` keeps up to date: the product of these lists."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    datasets: list[str]
+    archs: list[str]
+    seeds: list[NotNegative]
+    tables: list[str]
+
+
+class Params(Strict):
+    """The sections of params.yaml. `recipes` and `overlays` are layers; `lt.config` merges and checks them."""
+
+    seeds: list[NotNegative]
+    datasets: dict[str, dict[str, Any]]
+    recipes: dict[str, dict[str, Any]]
+    tables: dict[str, Table]
+    overlays: dict[str, dict[str, Any]] = {}
+    grid: Grid | None = None
