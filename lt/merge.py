@@ -1,0 +1,318 @@
+"""Several sets of weights become one.
+
+A rule takes state dicts (any iterable, read one at a time) and returns one. `merge_files` feeds a rule from
+memory-mapped safetensors files, a group of entries at a time: memory does not grow with the number of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lt.errors import UserError, nearest, pick
+
+State = Mapping[str, Tensor]
+GROUP_BYTES = 16 << 20  # of the first model's entries held in float64 at a time
+
+
+def mean(states: Iterable[State]) -> dict[str, Tensor]:
+    """Plain mean of every entry, BN statistics included.
+
+    Summed in float64 and rounded once to the type of the first model, so equal models come back bit for bit
+    and the order does not matter beyond float64; counters are rounded to the nearest whole number.
+    """
+    total, like, count = _sum64(states)
+    return {name: _cast(name, value.div_(count), like[name]) for name, value in total.items()}
+
+
+def published(states: Iterable[State]) -> dict[str, Tensor]:
+    """The mean as released with BTM: float32 products with the literal 1/N, added in the order given.
+
+    Counters become floating point, as there (ten 3s give 2.9999998, which loads as 2).
+    """
+    states = list(states) if not isinstance(states, Sequence) else states
+    if not len(states):
+        raise UserError("merge: no models given")
+    weight = 1.0 / len(states)
+    merged: dict[str, Tensor] = {}
+    for position, state in enumerate(_checked(states)):
+        for name, value in state.items():
+            merged[name] = value * weight if position == 0 else merged[name] + value * weight
+    return merged
+
+
+def soup(states: Iterable[State]) -> dict[str, Tensor]:
+    """Running mean, one model at a time: m <- r m + (1 - r) next, r = i/(i + 1), in the models' type."""
+    merged: dict[str, Tensor] = {}
+    for position, state in enumerate(_checked(states)):
+        ratio = position / (position + 1)
+        for name, value in state.items():
+            merged[name] = value.clone() if position == 0 else merged[name] * ratio + value * (1 - ratio)
+    return merged
+
+
+def greedy_soup(
+    states: Sequence[State],
+    *,
+    score: Callable[[dict[str, Tensor]], float],
+    chosen: list[int] | None = None,
+) -> dict[str, Tensor]:
+    """Best model first, then every other one, best to worst, if the mean with it scores no lower.
+
+    `score` is measured on validation data (here: the geometric mean over classes) and larger is better.
+    `chosen` receives the positions that went in, in that order.
+    """
+    if not isinstance(states, Sequence):
+        raise UserError("merge: greedy_soup reads its models more than once; pass a sequence")
+    scores = [_score(score, _copy(state), f"model {i}") for i, state in enumerate(_checked(states))]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    kept, best = order[:1], scores[order[0]]
+    total, like, _ = _sum64([states[kept[0]]])
+    for i in order[1:]:
+        state, count = states[i], len(kept) + 1
+        trial = {n: _cast(n, (v + state[n].double()) / count, like[n]) for n, v in total.items()}
+        found = _score(score, trial, f"the mean with model {i}")
+        if found >= best:
+            best = found
+            kept.append(i)
+            for name, value in total.items():
+                value.add_(state[name])
+    if chosen is not None:
+        chosen[:] = kept
+    return {name: _cast(name, value.div_(len(kept)), like[name]) for name, value in total.items()}
+
+
+def interpolate(states: Iterable[State], *, stage1: State, alpha: float) -> dict[str, Tensor]:
+    """(1 - alpha) stage1 + alpha mean(states): 0 gives stage 1 back, 1 the mean."""
+    if not 0.0 <= alpha <= 1.0:
+        raise UserError(f"merge: alpha is {alpha}; expected 0 (stage 1) to 1 (the mean)")
+    total, like, count = _sum64(states)
+    _check_pair(like, stage1, "stage 1")
+    merged = {}
+    for name, value in total.items():
+        start = stage1[name].double()
+        merged[name] = _cast(name, (1 - alpha) * start + alpha * (value / count), like[name])
+    return merged
+
+
+MERGES: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "mean": mean,
+    "published": published,
+    "soup": soup,
+    "greedy_soup": greedy_soup,
+    "interpolate": interpolate,
+}
+
+
+def merge(states: Iterable[State], rule: str, **options: object) -> dict[str, Tensor]:
+    """One of `MERGES` by name."""
+    return pick("merge rule", rule, MERGES)(states, **options)
+
+
+def merge_files(
+    paths: Sequence[str | Path],
+    rule: str,
+    out_path: str | Path,
+    *,
+    stage1: str | Path | None = None,
+    **options: object,
+) -> None:
+    """Merge safetensors files into one; peak memory is about two models, however many there are.
+
+    `greedy_soup` has to score whole models and holds about four.
+    """
+    from safetensors.torch import save_file
+
+    combine = pick("merge rule", rule, MERGES)
+    paths = [Path(path) for path in paths]
+    if not paths:
+        raise UserError("merge: no models given")
+    if (rule == "interpolate") != (stage1 is not None):
+        raise UserError(f"merge: rule '{rule}' {'needs' if stage1 is None else 'takes no'} stage1")
+    sources = [*paths, Path(stage1)] if stage1 is not None else paths
+    if Path(out_path).resolve() in [path.resolve() for path in sources]:
+        raise UserError(f"merge: {out_path} is one of the models; expected another file")
+    sizes = _check_files(sources)
+    merged: dict[str, Tensor] = {}
+    for names in [list(sizes)] if rule == "greedy_soup" else _groups(sizes):
+        if stage1 is not None:
+            options["stage1"] = _load(Path(stage1), names)
+        merged.update(combine(_Files(paths, names), **options))
+    save_file(merged, out_path, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def reestimate_bn(model: nn.Module, batches: Iterable[object]) -> None:
+    """Measure the running statistics of every BN layer anew: plain average over the batches.
+
+    Only the BN layers leave eval mode (no dropout); momentum and modes are put back. A batch is the input or
+    a tuple that starts with it, already on the model's device.
+    """
+    kinds = (nn.modules.batchnorm._BatchNorm,)
+    layers = [m for m in model.modules() if isinstance(m, kinds) and m.track_running_stats]
+    if not layers:
+        return
+    modes = {module: module.training for module in model.modules()}
+    momenta = [layer.momentum for layer in layers]
+    saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
+    seen = 0
+    try:
+        model.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # cumulative average
+            layer.train()
+        for batch in batches:
+            model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+            seen += 1
+    finally:
+        for layer, momentum, buffers in zip(layers, momenta, saved, strict=True):
+            layer.momentum = momentum
+            if not seen:
+                for name, value in buffers.items():
+                    getattr(layer, name).copy_(value)
+        for module, training in modes.items():
+            module.training = training
+    if not seen:
+        raise UserError("merge: BN statistics cannot be measured on no batches")
+
+
+class _Files(Sequence):
+    """State dicts of some files, restricted to some entries, mapped when asked for and not kept."""
+
+    def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+        self.paths, self.names = paths, names
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return _load(self.paths[index], self.names)
+
+
+def _load(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    with _opened(path) as handle:
+        return {name: handle.get_tensor(name) for name in names}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[object]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            yield handle
+    except FileNotFoundError:
+        raise UserError(f"merge: {path} does not exist") from None
+    except SafetensorError as error:
+        raise UserError(f"merge: {path} is not a readable safetensors file ({error})") from None
+
+
+def _check_files(paths: Sequence[Path]) -> dict[str, int]:
+    """Bytes of each entry; refuses files that do not hold the same entries, from their headers alone."""
+    first: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    for position, path in enumerate(paths):
+        with _opened(path) as handle:
+            shapes = {name: list(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+        if position == 0:
+            first = shapes
+            sizes = {name: 8 * math.prod(shape) for name, shape in shapes.items()}
+        _check_names(first, shapes, str(path), str(paths[0]))
+        for name, shape in shapes.items():
+            _check_shape(name, first[name], shape, str(path), str(paths[0]))
+    return sizes
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    names: list[str] = []
+    held = 0
+    for name, size in sizes.items():
+        if names and held + size > GROUP_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += size
+    yield names
+
+
+def _sum64(states: Iterable[State]) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """Float64 sums, one empty tensor per entry with the first model's type and shape, number of models."""
+    total: dict[str, Tensor] = {}
+    like: dict[str, Tensor] = {}
+    count = 0
+    for state in _checked(states):
+        if count == 0:
+            like = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+            total = {name: value.to(torch.float64, copy=True) for name, value in state.items()}
+        else:
+            for name, value in total.items():
+                value.add_(state[name])
+        count += 1
+    return total, like, count
+
+
+def _checked(states: Iterable[State]) -> Iterator[State]:
+    first: dict[str, Tensor] | None = None
+    for position, state in enumerate(states):
+        if first is None:
+            first = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+        else:
+            _check_pair(first, state, f"model {position}")
+        yield state
+    if first is None:
+        raise UserError("merge: no models given")
+
+
+def _check_pair(first: State, other: State, what: str) -> None:
+    _check_names(first, other, what, "model 0")
+    for name, value in other.items():
+        _check_shape(name, first[name].shape, value.shape, what, "model 0")
+
+
+def _check_names(first: Mapping, other: Mapping, what: str, reference: str) -> None:
+    for name in first:
+        if name not in other:
+            raise UserError(f"merge: {what} lacks entry '{name}' of {reference}{_hint(name, other)}")
+    for name in other:
+        if name not in first:
+            raise UserError(f"merge: {what} has entry '{name}' that {reference} lacks{_hint(name, first)}")
+
+
+def _hint(name: str, known: Mapping) -> str:
+    close = nearest(name, known)
+    return close if "did you mean" in close else ""  # not the hundreds of names of a network
+
+
+def _check_shape(name: str, first: Sequence[int], other: Sequence[int], what: str, reference: str) -> None:
+    if tuple(first) != tuple(other):
+        raise UserError(
+            f"merge: entry '{name}' has shape {tuple(other)} in {what}, "
+            f"expected {tuple(first)} as in {reference}"
+        )
+
+
+def _cast(name: str, value: Tensor, like: Tensor) -> Tensor:
+    if not math.isfinite(value.sum()) and not bool(
+        torch.isfinite(value).all()
+    ):  # the sum is ten times cheaper
+        raise UserError(f"merge: entry '{name}' is not finite in at least one model")
+    if not like.dtype.is_floating_point:
+        value = value.round_()
+    return value.to(like.dtype)
+
+
+def _copy(state: State) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def _score(score: Callable[[dict[str, Tensor]], float], state: dict[str, Tensor], what: str) -> float:
+    found = float(score(state))
+    if math.isnan(found):
+        raise UserError(f"merge: the score of {what} is not a number")
+    return found
