@@ -1,0 +1,261 @@
+"""RIDE: losses on the logits of several experts, distillation from a larger RIDE, targets of the router.
+
+Expert logits are [B, E, C] and already carry the cosine scale s. Source: RIDE, ICLR 2021, arXiv 2010.01809, as
+its released code computes it (the paper averages pairwise divergences; the code diverges from the mean).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lt.errors import UserError
+from lt.losses.balanced import balanced_softmax, class_balanced_weights
+from lt.losses.base import Loss, at_least_float32, check_target, class_vector, in_range, positive_counts
+from lt.losses.softmax import cross_entropy
+
+BETA = 0.9999  # of the effective numbers in the deferred re-weighting
+
+
+def ldam_margins(counts: np.ndarray, *, max_margin: float = 0.5) -> np.ndarray:
+    """m_c = max_margin n_c^(-1/4) / max_k n_k^(-1/4): the rarest class gets max_margin. float64."""
+    margins = counts ** -0.25
+    return margins * (max_margin / margins.max())
+
+
+def diversity_temperatures(counts: np.ndarray, *, reweight_factor: float = 0.05) -> np.ndarray:
+    """v_c = (C p_c g + 1 - g) / max: 1 for the most frequent class, smaller for rare ones. float64."""
+    values = counts / counts.sum() * counts.size * reweight_factor + 1 - reweight_factor
+    return values / values.max()
+
+
+def margin_cross_entropy(
+    logits: Tensor, target: Tensor, *, margins: Tensor, scale: float, weight: Tensor | None = None
+) -> Tensor:
+    """LDAM on scaled logits: cross-entropy after s m_y is taken from the own logit."""
+    shift = (scale * margins.to(logits.dtype))[target]
+    return cross_entropy(logits.scatter_add(1, target[:, None], -shift[:, None]), target, weight=weight)
+
+
+def divergence_from_mean(logits: Tensor, mean: Tensor, *, temperature: Tensor | float) -> Tensor:
+    """KL(q || p), mean over the batch; q = softmax(mean / T) without gradient, p = softmax(logits / T).
+
+    `temperature` may be a vector [C]: each logit is divided by its own class's value.
+    """
+    log_p = F.log_softmax(logits / temperature, dim=1)
+    q = F.softmax(mean.detach() / temperature, dim=1)
+    return F.kl_div(log_p, q, reduction="batchmean")
+
+
+def distillation(logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.5) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch."""
+    log_p = F.log_softmax(logits / temperature, dim=1)
+    q = F.softmax(teacher_logits.detach() / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
+
+
+class _Deferred(Loss):
+    """LDAM margins from the start, effective-number weights once `epoch > reweight_epoch` (epochs from 1)."""
+
+    def __init__(
+        self,
+        *,
+        class_counts: object | None,
+        max_margin: float,
+        scale: float,
+        reweight: bool,
+        reweight_epoch: int | None,
+        zero_counts: str,
+        name: str,
+    ) -> None:
+        super().__init__()
+        self.scale = in_range("scale", scale, 0)
+        counts = None
+        if class_counts is not None:
+            counts = positive_counts(class_counts, name=name, zero_counts=zero_counts)
+            margins = ldam_margins(counts, max_margin=in_range("max_margin", max_margin, 0))
+            self._constant("margins", margins)
+            self._constant("drw_weight", class_balanced_weights(counts, beta=BETA))
+        self.counts = counts
+        never = not reweight or counts is None or reweight_epoch is None or reweight_epoch < 0
+        self.reweight_epoch = None if never else int(reweight_epoch)
+        self.reweighting = False
+        self.set_epoch(0)
+
+    def _constant(self, name: str, values: np.ndarray) -> None:
+        """float32, where the published code rounds them, whatever the logits are."""
+        self.register_buffer(name, class_vector(values, dtype=torch.float32), persistent=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """0-based; reweight_epoch 160 weights the 161st epoch and those after it."""
+        self.reweighting = self.reweight_epoch is not None and epoch + 1 > self.reweight_epoch
+
+    def ldam(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.counts is None:
+            return cross_entropy(logits, target)
+        if len(self.margins) != logits.shape[1]:
+            raise UserError(f"{type(self).__name__}: {len(self.margins)} class counts for {logits.shape[1]} classes")
+        weight = self.drw_weight if self.reweighting else None
+        return margin_cross_entropy(logits, target, margins=self.margins, scale=self.scale, weight=weight)
+
+
+class LdamDrw(_Deferred):
+    """LDAM with deferred re-weighting on [B, C] (the single-network baseline of RIDE)."""
+
+    def __init__(
+        self,
+        *,
+        class_counts: object,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        reweight_epoch: int | None = None,
+        zero_counts: str = "refuse",
+    ) -> None:
+        super().__init__(
+            class_counts=class_counts,
+            max_margin=max_margin,
+            scale=scale,
+            reweight=True,
+            reweight_epoch=reweight_epoch,
+            zero_counts=zero_counts,
+            name="LDAM",
+        )
+
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.ldam(logits, target)
+
+
+class Ride(_Deferred):
+    """sum_e [ f LDAM-DRW(z_e, y) + lambda Tbar^2 KL(softmax(zbar / T) || softmax(z_e / T)) ].
+
+    T = `temperature` until `reweight_epoch`, then T v_c per class and Tbar its mean. lambda (`diversity_factor`) is
+    negative: -0.45 on CIFAR, -0.2 elsewhere. Plain logits [B, C] get plain cross-entropy, which is what
+    validation and the recipes without per-expert logits use. With lambda exactly 0 the published code takes
+    every expert's LDAM term on the mean logits (`collaborative_when_zero`), which changes the base loss too.
+
+    With a teacher's mean logits the sum gets + `distill_factor` T_d^2 KL(teacher || mean), and the whole is taken E
+    times: the RIDE code adds it once per expert, the BatchFormer code once (`distill_expert_multiplier: false`).
+    """
+
+    def __init__(
+        self,
+        *,
+        class_counts: object | None,
+        diversity_factor: float = -0.2,
+        temperature: float = 1.0,
+        base_loss_factor: float = 1.0,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        reweight: bool = True,
+        reweight_epoch: int | None = None,
+        reweight_factor: float = 0.05,
+        collaborative_when_zero: bool = True,
+        distill_temperature: float = 1.5,
+        distill_factor: float = 1.0,
+        distill_expert_multiplier: bool = True,
+        zero_counts: str = "refuse",
+    ) -> None:
+        super().__init__(
+            class_counts=class_counts,
+            max_margin=max_margin,
+            scale=scale,
+            reweight=reweight,
+            reweight_epoch=reweight_epoch,
+            zero_counts=zero_counts,
+            name="RIDE",
+        )
+        self.diversity_factor = in_range("diversity_factor", diversity_factor, -float("inf"))
+        self.temperature = in_range("temperature", temperature, 1e-6)
+        self.base_loss_factor = in_range("base_loss_factor", base_loss_factor, 0)
+        self.collaborative = collaborative_when_zero and diversity_factor == 0
+        self.distill_temperature = in_range("distill_temperature", distill_temperature, 1e-6)
+        self.distill_factor = in_range("distill_factor", distill_factor, 0)
+        self.distill_expert_multiplier = distill_expert_multiplier
+        if self.counts is not None:
+            factor = in_range("reweight_factor", reweight_factor, 0, 1)
+            self._constant("temperatures", diversity_temperatures(self.counts, reweight_factor=factor))
+
+    def forward(self, logits: Tensor, target: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
+        if logits.ndim == 2 and teacher_logits is None:
+            return super().forward(logits, target)
+        if logits.ndim != 3 or logits.shape[1] == 0:
+            raise UserError(f"Ride: expert logits must be [batch, experts, classes], got {tuple(logits.shape)}")
+        check_target(logits[:, 0], target, soft=False, name="Ride")
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = at_least_float32(logits)
+            loss = self.compute_experts(logits, target)
+            return loss if teacher_logits is None else self.distil(loss, logits, teacher_logits)
+
+    def distil(self, loss: Tensor, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        mean = logits.mean(1)
+        if teacher_logits.shape != mean.shape:
+            raise UserError(f"Ride: teacher logits {tuple(teacher_logits.shape)} against {tuple(mean.shape)}")
+        kd = distillation(mean, teacher_logits.to(mean.dtype), temperature=self.distill_temperature)
+        loss = loss + self.distill_factor * kd
+        return logits.shape[1] * loss if self.distill_expert_multiplier else loss
+
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(logits, target)
+
+    def compute_experts(self, logits: Tensor, target: Tensor) -> Tensor:
+        mean = logits.mean(1)
+        temperature: Tensor | float = self.temperature
+        factor: Tensor | float = self.diversity_factor * self.temperature**2
+        if self.reweighting:
+            temperature = self.temperature * self.temperatures.to(logits.dtype)
+            factor = self.diversity_factor * temperature.mean() ** 2
+        total = logits.new_zeros(())
+        for expert in logits.unbind(1):
+            base = self.ldam(mean if self.collaborative else expert, target)
+            total = total + self.base_loss_factor * base
+            if self.diversity_factor != 0:
+                total = total + factor * divergence_from_mean(expert, mean, temperature=temperature)
+        return total
+
+
+def over_streams(
+    loss: Callable[..., Tensor], streams: Sequence[Tensor], target: Tensor, *extra: Tensor, weights: Sequence[float]
+) -> Tensor:
+    """sum_k weights_k loss(stream_k, target): the shared classifier of BatchFormer has two streams."""
+    if len(streams) != len(weights):
+        raise UserError(f"{len(streams)} streams of logits against {len(weights)} weights")
+    terms = [w * loss(logits, target, *extra) for w, logits in zip(weights, streams, strict=True)]
+    return torch.stack(terms).sum()
+
+
+def balanced_softmax_two_streams(logits: Tensor, target: Tensor, *, log_prior: Tensor) -> Tensor:
+    """Balanced softmax on [encoded; by-pass] logits [2B, C] with labels [B]: first half + second half + all.
+
+    As the released BatchFormer code sums them, i.e. 1.5 times the sum of the halves.
+    """
+    if len(logits) != 2 * len(target):
+        raise UserError(f"expected logits of two streams, {2 * len(target)} rows, got {len(logits)}")
+    encoded, plain = at_least_float32(logits).chunk(2)
+    halves = balanced_softmax(encoded, target, log_prior=log_prior) + balanced_softmax(
+        plain, target, log_prior=log_prior
+    )
+    return 1.5 * halves
+
+
+def router_targets(sums: Tensor, target: Tensor) -> Tensor:
+    """[B, E - 1]: experts 0..i together are wrong and those up to some later expert are right.
+
+    `sums` [B, E, C]: sum of the logits of experts 0..i.
+    """
+    right = sums.argmax(2) == target[:, None]
+    later = right.flip(1).cummax(1).values.flip(1)  # right at i or at any later point
+    return ~right[:, :-1] & later[:, 1:]
+
+
+def router_loss(gates: Tensor, wanted: Tensor, *, pos_weight: float = 100.0) -> Tensor:
+    """Mean over gates and batch of binary cross-entropy; `gates`, `wanted` [B, E - 1]."""
+    gates = at_least_float32(gates)
+    weight = torch.as_tensor(pos_weight, dtype=gates.dtype, device=gates.device)
+    return F.binary_cross_entropy_with_logits(gates, wanted.to(gates.dtype), pos_weight=weight)
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {"ride": Ride, "ldam_drw": LdamDrw}

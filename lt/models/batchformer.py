@@ -1,0 +1,164 @@
+"""BatchFormer: one transformer encoder layer that attends across the samples of a training batch.
+
+X [N, d] is read as a sequence of N samples (no position, no mask), post-norm, ReLU, feed-forward width d:
+X1 = LN1(X + drop(MHA(X, X, X))), X2 = LN2(X1 + drop(W2 drop(relu(W1 X1 + b1)) + b2)).
+Source: BatchFormer, CVPR 2022, arXiv 2203.01522, and the released long-tail code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lt.errors import UserError
+
+# Released option value -> encoder layers. 1 replaces the features; 32 and 33 keep a by-pass through the same
+# classifiers; 12 and 13 are the deep ablations.
+ADD_BT = {0: 0, 1: 1, 12: 8, 13: 6, 32: 1, 33: 1}
+TWO_STREAMS = (32, 33)
+
+
+def encoder_layers(add_bt: int) -> int:
+    """Number of encoder layers that an `add_bt` value stands for."""
+    if add_bt == 22:
+        raise UserError("add_bt 22 doubles the features but not the labels and cannot train; take 33")
+    if add_bt not in ADD_BT:
+        raise UserError(f"unknown add_bt {add_bt!r}; known: {', '.join(map(str, ADD_BT))}")
+    return ADD_BT[add_bt]
+
+
+def stream_weights(add_bt: int, *, cifar: bool) -> tuple[float, ...]:
+    """Weight of each stream's loss, in the order of `RideNet.streams`: (encoded, by-pass).
+
+    33 adds the two losses. 32 means 0.01 (encoded + by-pass) + by-pass in the CIFAR networks and is the same as
+    33 in the ImageNet ones.
+    """
+    encoder_layers(add_bt)
+    if add_bt not in TWO_STREAMS:
+        return (1.0,)
+    return (0.01, 1.01) if add_bt == 32 and cifar else (1.0, 1.0)
+
+
+class BatchFormer(nn.Module):
+    """Encoder over the batch axis of [N, d] or, one sequence per expert, [E, N, d]; the identity in eval mode.
+
+    `group_size` cuts the batch into consecutive groups that do not see each other (the released code attends
+    within one device's slice, so this is a number of the recipe); a shorter last group stays a group.
+    `across_ranks` first joins the batches of all processes in rank order, so that a group may span them.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int | None = None,
+        layers: int = 1,
+        dropout: float = 0.5,
+        group_size: int | None = None,
+        across_ranks: bool = False,
+    ) -> None:
+        super().__init__()
+        heads = heads or (4 if dim > 128 else 1)
+        if dim % heads:
+            raise UserError(f"BatchFormer: {dim} features cannot be divided among {heads} heads")
+        if layers < 1:
+            raise UserError(f"BatchFormer: layers must be at least 1, not {layers}")
+        if group_size is not None and group_size < 1:
+            raise UserError(f"BatchFormer: group_size must be at least 1, not {group_size}")
+        layer = nn.TransformerEncoderLayer(dim, heads, dim_feedforward=dim, dropout=dropout)
+        # A stack starts from copies of one layer, as in the released code.
+        self.encoder = layer if layers == 1 else nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.group_size = group_size
+        self.across_ranks = across_ranks
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training or features.shape[-2] == 0:
+            return features
+        rows = features.unsqueeze(0) if features.ndim == 2 else features
+        rows = rows.transpose(0, 1)  # [N, E, d]: the encoder wants the sequence first
+        if self.across_ranks and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            everyone, start = gather_rows(rows)
+            encoded = encode_groups(self.encoder, everyone, self.group_size)[start : start + len(rows)]
+        else:
+            encoded = encode_groups(self.encoder, rows, self.group_size)
+        encoded = encoded.transpose(0, 1)
+        return encoded.squeeze(0) if features.ndim == 2 else encoded
+
+
+def encode_groups(encoder: Callable[[Tensor], Tensor], rows: Tensor, group_size: int | None) -> Tensor:
+    """Encode [N, E, d] in consecutive groups; all full groups go through in one call as a batch of sequences."""
+    count, experts, dim = rows.shape
+    size = min(group_size or count, count)
+    groups = count // size
+    full = rows[: groups * size].reshape(groups, size, experts, dim).transpose(0, 1)
+    full = encoder(full.reshape(size, groups * experts, dim))
+    full = full.reshape(size, groups, experts, dim).transpose(0, 1).reshape(groups * size, experts, dim)
+    if groups * size == count:
+        return full
+    return torch.cat([full, encoder(rows[groups * size :])])
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of every rank, padded to the longest; the gradient of a row is the sum over the ranks' losses."""
+
+    @staticmethod
+    def forward(ctx, padded: Tensor) -> Tensor:  # type: ignore[override]
+        parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, padded.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[dist.get_rank()]
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes in rank order, with gradient, and where this process's rows start."""
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    sizes = [int(c) for c in counts]
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded = torch.cat([rows, padded[len(rows) :]])
+    everyone = _Gather.apply(padded)
+    joined = torch.cat([everyone[rank, :size] for rank, size in enumerate(sizes)])
+    return joined, sum(sizes[: dist.get_rank()])
+
+
+class BatchFormerNet(nn.Module):
+    """A plain classifier with a BatchFormer before its head and the head shared by both streams.
+
+    Training returns [2B, C]: the encoded stream, then the by-pass (labels are to be doubled). In eval mode it is
+    the plain network. The canonical weights are those of `net`; the encoder's are `batchformer.*`.
+    """
+
+    def __init__(self, net: nn.Module, batchformer: BatchFormer) -> None:
+        super().__init__()
+        self.net = net
+        self.batchformer = batchformer
+        self.feature_dim = net.feature_dim
+
+    @property
+    def head(self) -> nn.Module:
+        return self.net.head
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.net.features(x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.net.classify(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        if not self.training:
+            return self.classify(features)
+        return self.classify(two_stream_features(features, self.batchformer))
+
+
+def two_stream_features(features: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
+    """[enc(X); X], the input of a shared classifier."""
+    return torch.cat([encoder(features), features])
