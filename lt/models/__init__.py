@@ -1,13 +1,14 @@
 """Networks by name: `build(arch, num_classes, **options)`.
 
-Every classifier network has `features(x) -> [B, d]`, `classify(f) -> logits`, `forward(x) = classify(features(x))`,
-`head` and `feature_dim`. Canonical state-dict names are torchvision's. Families live in modules of their own, found
-by the prefix of the name, so that a job imports only what it uses.
+Every classifier network has `features(x) -> [B, d]`, `classify(f) -> logits`, `head`, `feature_dim`, and
+`forward(x) = classify(features(x))`. Canonical state-dict names are torchvision's. Families live in modules
+of their own, found by the prefix of the name, so that a job imports only what it uses.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from torch import nn
 from lt.errors import UserError, nearest
 from lt.models import heads, resnet_cifar
 
-# exact names first, then the longest prefix; each module has a dict ARCHS: name -> factory(num_classes, **options)
+# prefix of a name -> module with a dict ARCHS: name -> factory(num_classes, **options)
 FAMILIES = {
     "vit_": "lt.models.vit",
     "mae_": "lt.models.mae",
@@ -68,7 +69,7 @@ def _options(make: Callable[..., nn.Module]) -> set[str] | None:
 
 
 def build(arch: str, num_classes: int, *, seed: int | None = None, **options: Any) -> nn.Module:
-    """A network; with `seed` its initial weights are a function of it and the global generator is left alone."""
+    """A network; with `seed` its initial weights depend on it alone and no global generator moves."""
     make = factory(arch)
     if num_classes < 1:
         raise UserError(f"arch '{arch}': num_classes must be at least 1, got {num_classes}")
@@ -84,8 +85,13 @@ def build(arch: str, num_classes: int, *, seed: int | None = None, **options: An
         return make(num_classes, **options)
 
 
-def set_head(model: nn.Module, head: str | nn.Module, *, num_classes: int | None = None, **options: Any) -> nn.Module:
-    """Replace the head, in place; a named head takes over the old one's `weight` and `bias` where they fit."""
+def set_head(
+    model: nn.Module, head: str | nn.Module, *, num_classes: int | None = None, **options: Any
+) -> nn.Module:
+    """Replace the head in place; a named head takes over the old one's `weight` and `bias` where they fit.
+
+    `num_classes` is the old head's if not given.
+    """
     old = model.head
     if isinstance(head, str):
         classes = num_classes or _num_classes(old)
@@ -112,10 +118,11 @@ TRAIN = ("all", "head", "block+head")
 def freeze(model: nn.Module, *, train: str = "all", bn: str = "train") -> list[str]:
     """Choose what learns; returns the names of the trainable parameters.
 
-    `train: all | head | block+head` (block: a two-part network's last bottleneck). `bn: eval` keeps the backbone's
-    batch normalisation (block included) in eval mode under `.train()`; `bn: train` lets running statistics move
-    although nothing of the backbone learns (MiSLAS's shifted BN). A two-part network's backbone never trains and
-    stays in eval mode in any case. What a head freezes by itself (LWS without its linear part) stays frozen.
+    `train: all | head | block+head` (block: a two-part network's last bottleneck). `bn: eval` keeps the
+    backbone's batch normalisation (block included) in eval mode under `.train()`; `bn: train` lets running
+    statistics move although nothing of the backbone learns (MiSLAS's shifted BN). A two-part network's
+    backbone never trains and stays in eval mode in any case. What a head freezes by itself (LWS without its
+    linear part) stays frozen.
     """
     for what, value, known in (("train", train, TRAIN), ("bn", bn, ("train", "eval"))):
         if value not in known:

@@ -1,7 +1,7 @@
 """Classifier heads, and what every classifier network shares: features, classify, head.
 
-A head maps features [B, d] to logits [B, C]. Linear-like heads keep `nn.Linear`'s names (`weight`, `bias`), so that
-a stage-2 head takes over a stage-1 classifier by name.
+A head maps features [B, d] to logits [B, C]. Linear-like heads keep `nn.Linear`'s names (`weight`, `bias`),
+so that a stage-2 head takes over a stage-1 classifier by name.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class CosineNormed(nn.Module):
         return self.scale * (F.normalize(features, dim=1) @ F.normalize(self.weight, dim=0))
 
 
-def cosine(feature_dim: int, num_classes: int, *, form: str = "squash", scale: float | None = None) -> nn.Module:
+def cosine(
+    feature_dim: int, num_classes: int, *, form: str = "squash", scale: float | None = None
+) -> nn.Module:
     """`form: squash` (OLTR, BaGMar; 16) or `form: normed` (LDAM, RIDE; 30)."""
     kind = pick("form of the cosine head", form, {"squash": CosineSquash, "normed": CosineNormed})
     return kind(feature_dim, num_classes) if scale is None else kind(feature_dim, num_classes, scale=scale)
@@ -98,7 +100,7 @@ class LWS(nn.Linear):
     """Learnable weight scaling s * (W f + b [+ shift]), s = 1 at the start; s multiplies the bias too.
 
     `train_linear` false is the decoupling paper's LWS (only s learns); true is MiSLAS (W, b at a small rate).
-    `shift` [C] is added before the scale (BaGMar's log theta in training).
+    `shift` [C] is added before the scale (BaGMar in training: log theta, no eps).
     """
 
     def __init__(self, feature_dim: int, num_classes: int, *, train_linear: bool = True) -> None:
@@ -142,23 +144,26 @@ class TauNorm(nn.Module):
         return F.linear(features, tau_normalised(self.weight, self.tau))
 
 
+def _distances(query: Tensor, centres: Tensor) -> Tensor:
+    # differences, not |q|^2 + |c|^2 - 2 q.c, which cancels for features far from the origin
+    return torch.cdist(query, centres, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 NCM_FORMS = ("un", "l2n", "cl2n")
 NCM_METRICS = {
-    "l2": lambda query, centres: -torch.cdist(query, centres, compute_mode="donot_use_mm_for_euclid_dist").square(),
+    "l2": lambda query, centres: -_distances(query, centres).square(),
     "cos": lambda query, centres: query @ centres.T / centres.shape[1],  # named so by the code; no norms
 }
 
 
 class NCM(nn.Module):
-    """Nearest class mean. `form`: un (raw), l2n (features to unit length), cl2n (centred, then to unit length).
+    """Nearest class mean. `form`: un (raw), l2n (features to unit length), cl2n (centred, then unit length).
 
     Means are not re-normalised; queries get the same transform. `metric` l2: -|q - c|^2; cos: q . c / d.
     A class without training features gets the lowest finite logit.
     """
 
-    def __init__(
-        self, feature_dim: int, num_classes: int, *, form: str = "cl2n", metric: str = "l2"
-    ) -> None:
+    def __init__(self, feature_dim: int, num_classes: int, *, form: str = "cl2n", metric: str = "l2") -> None:
         super().__init__()
         pick("form of the class means", form, dict.fromkeys(NCM_FORMS))
         pick("metric of the class means", metric, NCM_METRICS)

@@ -1,4 +1,4 @@
-"""Initialisations of the papers, by name. Each sets what the paper's code sets and leaves the rest to the library."""
+"""Initialisations of the papers, by name: each sets what the paper's code sets, the rest is the library's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fan_out(model: nn.Module) -> None:
 
 
 def fan_out_zero_gamma(model: nn.Module) -> None:
-    """As fan_out, and the last normalisation of each residual block starts at 0 (BaGMar on 224-pixel nets)."""
+    """As fan_out, and the last normalisation of each residual block starts at 0 (BaGMar, 224-pixel nets)."""
     fan_out(model)
     for module in model.modules():
         last = getattr(module, "bn3", None) or getattr(module, "bn2", None)

@@ -1,19 +1,22 @@
-"""ResNets of torchvision's own class: 224-pixel nets, CIFAR stems, and the Places network of MiSLAS and BTM."""
+"""ResNets of torchvision's own class: 224-pixel nets, CIFAR stems, the Places network of MiSLAS and BTM."""
 
 from __future__ import annotations
 
 from functools import partial
 
+# isort: off
 import torch
 from torch import Tensor, nn
 
 import lt.compat  # noqa: F401  (before torchvision)
-from lt.errors import pick
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+# isort: on
+from lt.errors import UserError, pick
 from lt.models.heads import Network
 from lt.models.heads import build as build_head
 from lt.models.init import INITS
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 STEMS = ("imagenet", "cifar")
 
@@ -54,12 +57,9 @@ class ResNet(Network, TorchvisionResNet):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return torch.flatten(self.avgpool(x), 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
-
 
 class PlacesResNet(ResNet):
-    """ResNet-152 in two parts (MiSLAS, BTM on Places-LT): a frozen backbone, and `block`, its last bottleneck.
+    """ResNet-152 in two parts (MiSLAS, BTM on Places-LT): a frozen backbone and `block`, its last bottleneck.
 
     The backbone ([3, 8, 36, 2]) is ImageNet's, never trains and stays in eval mode in every stage. `block` is
     torchvision's `layer4.2`, so the canonical names are those of ResNet-152; it starts from the library's
@@ -69,6 +69,9 @@ class PlacesResNet(ResNet):
     block_name = "layer4.2"
 
     def __init__(self, num_classes: int, **options: object) -> None:
+        for fixed in ("block", "layers", "stem"):
+            if fixed in options:
+                raise UserError(f"the Places network has no option '{fixed}'")
         super().__init__(num_classes, block=Bottleneck, layers=(3, 8, 36, 3), **options)
         INITS["library"](self.block)
         own = (f"{self.block_name}.", f"{self.head_name}.")
