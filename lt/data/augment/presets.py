@@ -1,0 +1,334 @@
+"""The presets: what happens to one image (`sample`), to a batch (`batch`), and the ordinary way (`reference`).
+
+Images that are equal in size stay one uint8 tensor and are augmented as a batch. What only Pillow does the
+published way (AutoAugment, RandAugment, resized crops of files) happens per image, in workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lt.data.augment import batched, colour, draws, policies
+from lt.data.augment import pil_ops as ops
+from lt.errors import UserError, pick
+
+Image_ = Image.Image
+
+
+def functional() -> Any:
+    """torchvision's functions, imported where a reference is asked for: start-up is paid by every job."""
+    import lt.compat  # noqa: F401, I001  (first: torchvision may not import without it)
+    from torchvision.transforms import functional as TF
+
+    return TF
+
+
+class Preset:
+    """Base: no augmentation, normalise only. `mean=None` keeps x / 255."""
+
+    columns = 0  # uniforms per sample
+    views = 1
+    per_image = False  # whether `sample` does anything, so that workers pay
+
+    def __init__(self, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
+        mean, std = mean or (0.0,), std or (1.0,)
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
+        self._moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def sample(self, image: Image_, row: Sequence[float]) -> Tensor:
+        """Per-image part: uint8 [C, H, W]."""
+        return ops.to_tensor(image)
+
+    def batch(self, images: Tensor, rows: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Batched part: uint8 [B, C, H, W] and its rows [B, columns] (on the CPU) to normalised floats."""
+        return self.normalise(images)
+
+    def reference(self, image: Image_, row: Sequence[float]) -> Tensor | tuple[Tensor, ...]:
+        """One image the ordinary torchvision way under the same draws: float [C, H, W]."""
+        return self.normalise_reference(image)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        device = images.device
+        if device not in self._moved:
+            self._moved[device] = (self.mean.to(device), self.std.to(device))
+        return batched.normalise(images, *self._moved[device])
+
+    def normalise_reference(self, image: Image_) -> Tensor:
+        TF = functional()
+        tensor = TF.to_tensor(image)
+        mean, std = (v.flatten().expand(len(tensor)).tolist() for v in (self.mean, self.std))
+        return TF.normalize(tensor, mean, std)
+
+
+class CropFlip(Preset):
+    """Zero padding, random crop of the image's own size, flip; with `degrees`, rotation by +- that (RIDE)."""
+
+    def __init__(self, *, pad: int = 4, degrees: float = 0.0, p_flip: float = 0.5, **stats):
+        super().__init__(**stats)
+        self.pad, self.degrees, self.p_flip = pad, degrees, p_flip
+        self.columns = 4 if degrees else 3
+
+    def parameters(self, source: draws.Source) -> tuple[int, int, bool, float]:
+        top, left = draws.crop_offset(source, 2 * self.pad, 2 * self.pad)
+        mirrored = source.chance(self.p_flip)
+        return top, left, mirrored, source.uniform(-self.degrees, self.degrees) if self.degrees else 0.0
+
+    def batch(self, images: Tensor, rows: Tensor) -> Tensor:
+        rows = rows.double()
+        offsets = (rows[:, :2] * (2 * self.pad + 1)).long()
+        mirrored = (rows[:, 2:3] < self.p_flip).long()
+        top, left, which = torch.cat([offsets, mirrored], 1).to(images.device).unbind(1)
+        images = batched.flip(batched.crop(images, top, left, pad=self.pad), which.bool())
+        if self.degrees:
+            images = batched.rotate(images, (-self.degrees + 2 * self.degrees * rows[:, 3]).tolist())
+        return self.normalise(images)
+
+    def apply_reference(self, image: Image_, top: int, left: int, mirrored: bool, degrees: float) -> Image_:
+        TF = functional()
+        image = TF.crop(TF.pad(image, self.pad), top, left, image.height, image.width)
+        image = TF.hflip(image) if mirrored else image
+        return TF.rotate(image, degrees) if self.degrees else image
+
+    def reference(self, image: Image_, row: Sequence[float]) -> Tensor:
+        return self.normalise_reference(self.apply_reference(image, *self.parameters(draws.Row(row))))
+
+
+class AutoAugmentCutout(Preset):
+    """BaGMar on CIFAR: crop, flip, AutoAugment (Pillow, per image); Cutout before normalising (batched)."""
+
+    per_image = True
+    columns = 3 + policies.AUTOAUGMENT_COLUMNS + 2
+
+    def __init__(self, *, pad: int = 4, length: int = 16, **stats):
+        super().__init__(**stats)
+        self.pad, self.length = pad, length
+
+    def parameters(self, source: draws.Source) -> tuple[int, int, bool, list[policies.Step]]:
+        top, left = draws.crop_offset(source, 2 * self.pad, 2 * self.pad)
+        return top, left, source.chance(0.5), policies.autoaugment_steps(source)
+
+    def apply(self, image: Image_, top: int, left: int, mirrored: bool, steps: list[policies.Step]) -> Image_:
+        image = ops.pad_crop(image, top, left, self.pad)
+        return policies.apply_autoaugment(ops.mirror(image) if mirrored else image, steps)
+
+    def sample(self, image: Image_, row: Sequence[float]) -> Tensor:
+        return ops.to_tensor(self.apply(image, *self.parameters(draws.Row(row))))
+
+    def batch(self, images: Tensor, rows: Tensor) -> Tensor:
+        size = torch.tensor(images.shape[2:])
+        y, x = (rows[:, -2:].double() * size).long().to(images.device).unbind(1)
+        return self.normalise(batched.cutout(images, y, x, length=self.length))
+
+    def reference(self, image: Image_, row: Sequence[float]) -> Tensor:
+        image = self.apply(image, *self.parameters(draws.Row(row)))
+        end = draws.Row(row[-2:])
+        y, x, half = end.below(image.height), end.below(image.width), self.length // 2
+        tensor = ops.to_tensor(image).float().div(255)
+        tensor[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
+        return (tensor - self.mean[0]) / self.std[0]
+
+
+class SimClr(Preset):
+    """Two views of IP-DPP's pre-training: resized crop, flip, jitter, grey, blur (always, truncated to uint8).
+
+    `jitter_strength` is what the published option `num_views` really sets: 2 or 1.
+    """
+
+    views = 2
+    _view = draws.CROP_COLUMNS + 1 + 1 + draws.JITTER_COLUMNS + 2
+
+    def __init__(self, *, size: int = 32, jitter_strength: float = 2.0, views: int = 2, **stats):
+        super().__init__(**stats)
+        self.size, self.views, self.columns = size, views, views * self._view
+        self.ranges = draws.jitter_ranges(jitter_strength)
+        self.radius = int(0.1 * size) // 2
+
+    def parameters(self, source: draws.Source, height: int, width: int) -> dict:
+        box = draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width)
+        mirrored = source.chance(0.5)
+        jittered = source.chance(0.8)
+        part = source.block(draws.JITTER_COLUMNS)
+        steps = draws.jitter(part, self.ranges) if jittered else []
+        grey = source.chance(0.2)
+        return {
+            "box": box,
+            "flip": mirrored,
+            "jitter": steps,
+            "grey": grey,
+            "sigma": source.uniform(0.1, 2.0),
+        }
+
+    def _one_view(self, images: Tensor, rows: Tensor) -> Tensor:
+        c = draws.CROP_COLUMNS
+        rows = rows.double()
+        boxes = draws.resized_crop_batch(rows, *images.shape[2:])
+        images = colour.resized_crop(images, boxes, size=self.size, mirrored=rows[:, c] < 0.5)
+        order = torch.tensor(draws.ORDERS)[(rows[:, c + 2] * len(draws.ORDERS)).long()]
+        low, high = torch.tensor(self.ranges, dtype=torch.float64).unbind(1)
+        factors = low + (high - low) * rows[:, c + 3 : c + 7]
+        images = colour.colour_jitter(images, factors, order, rows[:, c + 1] < 0.8)
+        images = colour.greyscale(images, (rows[:, c + 7] < 0.2).to(images.device))
+        sigma = (0.1 + (2.0 - 0.1) * rows[:, c + 8]).to(images.device)
+        return self.normalise(colour.blur(images, sigma, radius=self.radius) if self.radius else images)
+
+    def batch(self, images: Tensor, rows: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if images.shape[1] != 3:
+            raise UserError("augmentation 'simclr' needs colour images; set channels: 3")
+        views = tuple(self._one_view(images, part) for part in rows.split(self._view, 1))
+        return views if self.views > 1 else views[0]
+
+    def apply_reference(self, image: Image_, drawn: dict) -> Image_:
+        TF = functional()
+        adjust = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+        image = TF.resized_crop(image, *drawn["box"], [self.size, self.size])
+        image = TF.hflip(image) if drawn["flip"] else image
+        for op, factor in drawn["jitter"]:
+            image = adjust[op](image, factor)
+        image = TF.to_grayscale(image, 3) if drawn["grey"] else image
+        return blur_reference(image, drawn["sigma"], self.radius) if self.radius else image
+
+    def reference(self, image: Image_, row: Sequence[float]) -> Tensor | tuple[Tensor, ...]:
+        source = draws.Row(row)
+        views = []
+        for _ in range(self.views):
+            drawn = self.parameters(source.block(self._view), image.height, image.width)
+            views.append(self.normalise_reference(self.apply_reference(image, drawn)))
+        return tuple(views) if self.views > 1 else views[0]
+
+
+def blur_reference(image: Image_, sigma: float, radius: int) -> Image_:
+    """Two depthwise convolutions of x / 255 with reflected borders, then truncation to uint8."""
+    taps = colour.blur_kernel(torch.tensor([sigma], dtype=torch.float64), radius)[0].float()
+    pixels = ops.to_tensor(image).float().div(255).unsqueeze(1)
+    pixels = torch.nn.functional.pad(pixels, (radius,) * 4, mode="reflect")
+    pixels = torch.nn.functional.conv2d(pixels, taps.view(1, 1, 1, -1))
+    pixels = torch.nn.functional.conv2d(pixels, taps.view(1, 1, -1, 1)).squeeze(1)
+    return ops.to_pil(pixels.mul(255).clamp(0, 255).byte())
+
+
+class Large(Preset):
+    """Files: resized crop, flip, then optional jitter, RandAugment and (batched) random erasing."""
+
+    per_image = True
+
+    def __init__(
+        self,
+        *,
+        size: int = 224,
+        scale: tuple[float, float] = (0.08, 1.0),
+        interpolation: str = "bilinear",
+        reflect: int = 0,
+        jitter: float = 0.0,
+        operations: tuple[policies.Level, ...] = (),
+        magnitude: float = 0.0,
+        resamples: tuple[str, ...] = ("bicubic",),
+        fill: tuple[int, ...] | None = None,
+        p_erase: float = 0.0,
+        **stats,
+    ):
+        super().__init__(**stats)
+        self.size, self.scale, self.reflect = size, tuple(scale), reflect
+        self.resample = pick("interpolation", interpolation, ops.RESAMPLE)
+        span = (1 - jitter, 1 + jitter)
+        self.ranges = (span, span, span, None) if jitter else None
+        self.operations, self.magnitude, self.resamples = operations, magnitude, resamples
+        self.fill = fill or tuple(min(255, round(255 * v)) for v in self.mean.flatten().tolist())
+        self.p_erase = p_erase
+        self._erase_from = draws.CROP_COLUMNS + 1
+        self._erase_from += draws.JITTER_COLUMNS if jitter else 0
+        self._erase_from += policies.RANDAUGMENT_COLUMNS if operations else 0
+        self.columns = self._erase_from + (1 + draws.CROP_COLUMNS + 2 if p_erase else 0)
+
+    def parameters(self, source: draws.Source, height: int, width: int) -> dict:
+        drawn: dict = {
+            "box": draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width, scale=self.scale)
+        }
+        drawn["flip"] = source.chance(0.5)
+        drawn["jitter"] = draws.jitter(source.block(draws.JITTER_COLUMNS), self.ranges) if self.ranges else []
+        drawn["steps"] = []
+        if self.operations:
+            part = source.block(policies.RANDAUGMENT_COLUMNS)
+            drawn["steps"] = policies.randaugment_steps(
+                part, self.operations, magnitude=self.magnitude, resamples=self.resamples
+            )
+        return drawn
+
+    def apply(self, image: Image_, drawn: dict) -> Image_:
+        image = ops.resized_crop(image, drawn["box"], self.size, self.resample)
+        image = ops.mirror(image) if drawn["flip"] else image
+        image = ops.jitter(image, drawn["jitter"])
+        for name, argument, resample in drawn["steps"]:
+            image = policies.apply_step(image, name, argument, resample=resample, fill=self.fill)
+        return image
+
+    def draw_and_apply(self, image: Image_, row: Sequence[float]) -> Image_:
+        image = ops.reflect_pad(image, self.reflect) if self.reflect else image
+        return self.apply(image, self.parameters(draws.Row(row), image.height, image.width))
+
+    def sample(self, image: Image_, row: Sequence[float]) -> Tensor:
+        return ops.to_tensor(self.draw_and_apply(image, row))
+
+    def erasures(self, rows: Tensor, height: int, width: int) -> tuple[list[int], list[draws.Box], list[int]]:
+        """Which samples lose a box, the boxes, and the keys of the noise in them."""
+        which, boxes, keys = [], [], []
+        for number in torch.nonzero(rows[:, self._erase_from] < self.p_erase).flatten().tolist():
+            row = rows[number, self._erase_from :].tolist()
+            box = draws.erase_box(draws.Row(row), height, width, p=self.p_erase)
+            if box is not None:
+                which.append(number)
+                boxes.append(box)
+                keys.append(int(row[-2] * 2**24) << 24 | int(row[-1] * 2**24))
+        return which, boxes, keys
+
+    def batch(self, images: Tensor, rows: Tensor) -> Tensor:
+        out = self.normalise(images)
+        which, boxes, keys = self.erasures(rows, *images.shape[2:]) if self.p_erase else ([], [], [])
+        if which:
+            chosen, where, key = (torch.tensor(v, device=out.device) for v in (which, boxes, keys))
+            out[chosen] = batched.erase(out[chosen], where, batched.pixel_noise(key, tuple(out.shape[1:])))
+        return out
+
+    def reference(self, image: Image_, row: Sequence[float]) -> Tensor:
+        out = self.normalise_reference(self.draw_and_apply(image, row))
+        which, boxes, keys = (
+            self.erasures(torch.tensor([list(row)]), *out.shape[1:]) if self.p_erase else ([], [], [])
+        )
+        if which:
+            top, left, height, width = boxes[0]
+            noise = batched.pixel_noise(torch.tensor(keys), tuple(out.shape))[0]
+            window = (slice(None), slice(top, top + height), slice(left, left + width))
+            out[window] = noise[window]
+        return out
+
+
+class EvalLarge(Preset):
+    """Short side to `resize`, centre crop of `size`. Up to 224: resize = size / 0.875; above: size (MAE's rule)."""
+
+    per_image = True
+
+    def __init__(
+        self, *, size: int = 224, resize: int | None = None, interpolation: str = "bilinear", **stats
+    ):
+        super().__init__(**stats)
+        self.size = size
+        self.resize = resize or (int(size / 0.875) if size <= 224 else size)
+        self.interpolation = interpolation
+        self.resample = pick("interpolation", interpolation, ops.RESAMPLE)
+        if self.resize < self.size:
+            raise UserError(
+                f"augmentation 'eval_large': resize {self.resize} is smaller than size {self.size}"
+            )
+
+    def sample(self, image: Image_, row: Sequence[float]) -> Tensor:
+        return ops.to_tensor(ops.centre_crop(ops.resize_short(image, self.resize, self.resample), self.size))
+
+    def reference(self, image: Image_, row: Sequence[float]) -> Tensor:
+        TF = functional()
+        image = TF.resize(image, [self.resize], TF.InterpolationMode(self.interpolation))
+        return self.normalise_reference(TF.center_crop(image, [self.size, self.size]))
