@@ -132,12 +132,17 @@ def warmup_cosine(
 
     def rate(epoch: int, step: int) -> float:
         t = step * accumulate / length + epoch
-        if t < warmup_epochs:
-            return lr * t / warmup_epochs
-        angle = math.pi * (t - warmup_epochs) / (epochs - warmup_epochs)
-        return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(angle))
+        return warmup_cosine_at(t, lr=lr, epochs=epochs, warmup_epochs=warmup_epochs, min_lr=min_lr)
 
     return rate
+
+
+def warmup_cosine_at(t: float, *, lr: float, epochs: float, warmup_epochs: float, min_lr: float = 0.0) -> float:
+    """`t` in fractional epochs: linear from 0 over the warm-up, then half a cosine to min_lr."""
+    if t < warmup_epochs:
+        return lr * t / warmup_epochs
+    angle = math.pi * (t - warmup_epochs) / (epochs - warmup_epochs)
+    return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(angle))
 
 
 def step(

@@ -12,6 +12,8 @@ from lt.errors import UserError, nearest, pick
 from lt.losses.balanced import BalancedSoftmax, ClassBalanced, GeneralisedMean, Lade
 from lt.losses.base import Loss
 from lt.losses.bce import BalancedBce, Bce
+from lt.losses.margin import BaGMar, Ldam
+from lt.losses.smoothing import LabelAwareSmoothing, LabelSmoothing
 from lt.losses.softmax import CrossEntropy, Equalisation, Focal
 
 LOSSES: dict[str, Callable[..., Loss]] = {
@@ -25,6 +27,10 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "lade": Lade,  # form: full | livt
     "eql": Equalisation,
     "gml": GeneralisedMean,
+    "label_smoothing": LabelSmoothing,
+    "label_aware_smoothing": LabelAwareSmoothing,  # MiSLAS; form: code | paper
+    "ldam": Ldam,  # reweight_epoch: LDAM-DRW
+    "bagmar": BaGMar,  # GALA; stateful; form: code | paper
 }
 
 

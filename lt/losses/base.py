@@ -17,6 +17,7 @@ class Loss(nn.Module):
     """
 
     soft_targets = False
+    stateful = False  # True: every call in training mode moves statistics that are part of the training state
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         check_target(logits, target, soft=self.soft_targets, name=type(self).__name__)

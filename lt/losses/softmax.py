@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lt import rng
-from lt.losses.base import Loss, class_vector, counts_array, in_range, pick_target
+from lt.losses.base import Loss, counts_array, in_range, pick_target
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
