@@ -56,6 +56,8 @@ class Source:
 FOLDERS: dict[str, tuple[str, ...]] = {
     "fashion_mnist_lt": ("fashion_mnist", "fashion_mnist_lt"),
     "fashion_mnist": ("fashion_mnist", "fashion_mnist_lt"),
+    "cifar10": ("cifar10", "cifar10_lt"),
+    "cifar100": ("cifar100", "cifar100_lt"),
     "cifar10_lt": ("cifar10", "cifar10_lt"),
     "cifar100_lt": ("cifar100", "cifar100_lt"),
     "imagenet_lt": ("imagenet_lt", "imagenet"),
@@ -172,7 +174,8 @@ def _digits(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str])
     return _in_memory("digits", images, labels, [str(d) for d in range(10)])
 
 
-FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+FASHION += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
 def _fashion_mnist(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -> Source:
