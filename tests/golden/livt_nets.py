@@ -16,7 +16,7 @@ DATA = Path(__file__).parent / "livt"
 
 
 def rule(name: str, shape: torch.Size) -> torch.Tensor:
-    """randn / sqrt(fan-in), 0.1 for vectors; |v| + 0.5 for LayerNorm's weight; float64 until the last step."""
+    """randn / sqrt(fan-in), 0.1 for vectors; |v| + 0.5 for LayerNorm weights; float64 until the last step."""
     scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1
     v = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).randn(*shape) * scale
     if name.endswith(".weight") and "norm" in name.split(".")[-2]:
