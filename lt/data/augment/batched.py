@@ -9,20 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x / 255 - mean) / std in one pass; `mean`, `std` shaped [1, C, 1, 1]."""
-    return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """images * scale - shift; (x / 255 - mean) / std for scale = 1 / (255 std), shift = mean / std [1, C, 1, 1].
+
+    In place on one copy: fresh memory costs more than the arithmetic.
+    """
+    return images.to(torch.float32, copy=True).mul_(scale).sub_(shift)
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, *, pad: int) -> Tensor:
-    """Zero padding, then the window at (top, left) of the padded image, as large as the image was."""
-    height, width = images.shape[2:]
-    windows = F.pad(images, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view
-    return windows[torch.arange(len(images), device=images.device), :, top, left]
+def crop_flip(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, *, pad: int) -> Tensor:
+    """Zero padding, the window at (top, left) of the padded image, as large as the image was, then the flip.
 
-
-def flip(images: Tensor, which: Tensor) -> Tensor:
-    return torch.where(which.view(-1, 1, 1, 1), images.flip(3), images)
+    One gather from a view of all windows; a flipped sample takes its window from the mirrored batch.
+    """
+    batch, _, height, width = images.shape
+    padded = F.pad(torch.cat([images, images.flip(3)]), (pad,) * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    number = torch.arange(batch, device=images.device) + batch * mirrored
+    return windows[number, :, top, torch.where(mirrored.bool(), 2 * pad - left, left)]
 
 
 def _rotation(degrees: float, height: int, width: int) -> tuple[int, ...]:

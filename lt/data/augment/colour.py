@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt.data.augment import draws
+
+ORDERS = torch.tensor(draws.ORDERS)
+
 
 def _resize_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
     """[B, out, size]: Pillow's triangle filter from pixels start..start+length-1 to `out` pixels."""
@@ -64,27 +68,36 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
     return _blend(_grey(images), images, factor)
 
 
-def _hue(images: Tensor, factor: Tensor) -> Tensor:
-    """Turn by int(255 factor) of 256 steps in Pillow's uint8 HSV."""
+def _hue_saturation(images: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Pillow's uint8 hue and saturation: float32 quotients, truncated after a float64 product."""
     red, green, blue = images.unbind(1)
-    value, low = images.amax(1), images.amin(1)
-    spread = value - low
+    spread = value - images.amin(1)
     divisor = spread.clamp(min=1)
     r, g, b = (value - red) / divisor, (value - green) / divisor, (value - blue) / divisor
-    hue = torch.where(red == value, b - g, torch.where(green == value, 2 + r - b, 4 + g - r))
-    hue = ((hue.double() / 6 + 1) % 1.0).float()
-    hue = (hue.double() * 255).floor() * (spread > 0)
-    saturation = ((spread / value.clamp(min=1)).double() * 255).floor().float()
-    turn = (factor.double() * 255).trunc().view(-1, 1, 1)
-    hue = ((hue + turn) % 256).float() * 6 / 255
-    sector = hue.floor()
-    part, full = hue - sector, saturation / 255
-    p = (value * (1 - full) + 0.5).floor()
-    q = (value * (1 - full * part) + 0.5).floor()
-    t = (value * (1 - full * (1 - part)) + 0.5).floor()
-    index = (sector.long() % 6).unsqueeze(0)
-    planes = ((value, q, p, p, t, value), (t, value, value, q, p, p), (p, p, t, value, value, q))
-    return torch.cat([torch.stack(plane).gather(0, index) for plane in planes]).transpose(0, 1)
+    sixth = torch.where(red == value, b - g, torch.where(green == value, 2 + r - b, 4 + g - r))
+    turns = sixth.double().div_(6).add_(1)
+    turns = turns.sub_(turns.floor()).float()  # to [0, 1), rounded as Pillow stores it
+    hue = turns.double().mul_(255).floor_().float() * (spread > 0)
+    return hue, (spread / value.clamp(min=1)).double().mul_(255).floor_().float()
+
+
+def _hue(images: Tensor, factor: Tensor) -> Tensor:
+    """Turn by int(255 factor) of 256 steps in Pillow's uint8 HSV.
+
+    Back to RGB: channel = value (1 - saturation w), w the distance of the channel's sector cut to [0, 1].
+    """
+    value = images.amax(1)
+    hue, saturation = _hue_saturation(images, value)
+    hue = hue + (factor.double() * 255).trunc().remainder(256).float().view(-1, 1, 1)
+    hue = (hue - 256 * (hue >= 256)) * 6 / 255
+    depth = value * saturation / 255
+    out = torch.empty_like(images)
+    for channel, sector in enumerate((5, 3, 1)):
+        place = hue + sector
+        place = place - 6 * (place >= 6)
+        share = torch.minimum(place, 4 - place).clamp_(0, 1)
+        torch.floor(value - depth * share + 0.5, out=out[:, channel])
+    return out
 
 
 OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _contrast, _saturation, _hue)
@@ -125,7 +138,7 @@ def _slide(images: Tensor, taps: Tensor, dim: int) -> Tensor:
     weights = taps.t().reshape(-1, len(images), 1, 1, 1)
     out = padded.narrow(dim, 0, size) * weights[0]
     for tap in range(1, 2 * radius + 1):
-        out = torch.addcmul(out, padded.narrow(dim, tap, size), weights[tap])
+        out += padded.narrow(dim, tap, size) * weights[tap]
     return out
 
 

@@ -19,6 +19,8 @@ from lt.errors import UserError, pick
 
 Image_ = Image.Image
 
+CACHED = 128  # images of a CPU batch whose float planes stay in the second-level cache
+
 
 def functional() -> Any:
     """torchvision's functions, imported where a reference is asked for: start-up is paid by every job."""
@@ -36,10 +38,8 @@ class Preset:
     per_image = False  # whether `sample` does anything, so that workers pay
 
     def __init__(self, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
-        mean, std = mean or (0.0,), std or (1.0,)
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
-        self._moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.mean, self.std = tuple(mean or (0.0,)), tuple(std or (1.0,))
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def sample(self, image: Image_, row: Sequence[float]) -> Tensor:
         """Per-image part: uint8 [C, H, W]."""
@@ -55,14 +55,16 @@ class Preset:
 
     def normalise(self, images: Tensor) -> Tensor:
         device = images.device
-        if device not in self._moved:
-            self._moved[device] = (self.mean.to(device), self.std.to(device))
-        return batched.normalise(images, *self._moved[device])
+        if device not in self._constants:
+            mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            self._constants[device] = ((1 / (255 * std)).float().to(device), (mean / std).float().to(device))
+        return batched.normalise(images, *self._constants[device])
 
     def normalise_reference(self, image: Image_) -> Tensor:
         TF = functional()
         tensor = TF.to_tensor(image)
-        mean, std = (v.flatten().expand(len(tensor)).tolist() for v in (self.mean, self.std))
+        channels = len(tensor)
+        mean, std = (v if len(v) == channels else v * channels for v in (self.mean, self.std))
         return TF.normalize(tensor, mean, std)
 
 
@@ -84,7 +86,7 @@ class CropFlip(Preset):
         offsets = (rows[:, :2] * (2 * self.pad + 1)).long()
         mirrored = (rows[:, 2:3] < self.p_flip).long()
         top, left, which = torch.cat([offsets, mirrored], 1).to(images.device).unbind(1)
-        images = batched.flip(batched.crop(images, top, left, pad=self.pad), which.bool())
+        images = batched.crop_flip(images, top, left, which, pad=self.pad)
         if self.degrees:
             images = batched.rotate(images, (-self.degrees + 2 * self.degrees * rows[:, 3]).tolist())
         return self.normalise(images)
@@ -131,7 +133,8 @@ class AutoAugmentCutout(Preset):
         y, x, half = end.below(image.height), end.below(image.width), self.length // 2
         tensor = ops.to_tensor(image).float().div(255)
         tensor[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
-        return (tensor - self.mean[0]) / self.std[0]
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (tensor - mean) / std
 
 
 class SimClr(Preset):
@@ -169,7 +172,7 @@ class SimClr(Preset):
         rows = rows.double()
         boxes = draws.resized_crop_batch(rows, *images.shape[2:])
         images = colour.resized_crop(images, boxes, size=self.size, mirrored=rows[:, c] < 0.5)
-        order = torch.tensor(draws.ORDERS)[(rows[:, c + 2] * len(draws.ORDERS)).long()]
+        order = colour.ORDERS[(rows[:, c + 2] * len(colour.ORDERS)).long()]
         low, high = torch.tensor(self.ranges, dtype=torch.float64).unbind(1)
         factors = low + (high - low) * rows[:, c + 3 : c + 7]
         images = colour.colour_jitter(images, factors, order, rows[:, c + 1] < 0.8)
@@ -180,7 +183,11 @@ class SimClr(Preset):
     def batch(self, images: Tensor, rows: Tensor) -> Tensor | tuple[Tensor, ...]:
         if images.shape[1] != 3:
             raise UserError("augmentation 'simclr' needs colour images; set channels: 3")
-        views = tuple(self._one_view(images, part) for part in rows.split(self._view, 1))
+        step = CACHED if images.device.type == "cpu" else len(images)
+        views = tuple(
+            torch.cat([self._one_view(*pair) for pair in zip(images.split(step), part.split(step), strict=True)])
+            for part in rows.split(self._view, 1)
+        )
         return views if self.views > 1 else views[0]
 
     def apply_reference(self, image: Image_, drawn: dict) -> Image_:
@@ -238,7 +245,7 @@ class Large(Preset):
         span = (1 - jitter, 1 + jitter)
         self.ranges = (span, span, span, None) if jitter else None
         self.operations, self.magnitude, self.resamples = operations, magnitude, resamples
-        self.fill = fill or tuple(min(255, round(255 * v)) for v in self.mean.flatten().tolist())
+        self.fill = fill or tuple(min(255, round(255 * v)) for v in self.mean)
         self.p_erase = p_erase
         self._erase_from = draws.CROP_COLUMNS + 1
         self._erase_from += draws.JITTER_COLUMNS if jitter else 0
