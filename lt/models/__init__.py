@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,17 @@ def _options(make: Callable[..., nn.Module]) -> set[str] | None:
     return None
 
 
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a generator of this seed and put the global one back; None leaves it to the caller."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
 def build(arch: str, num_classes: int, *, seed: int | None = None, **options: Any) -> nn.Module:
     """A network; with `seed` its initial weights depend on it alone and no global generator moves."""
     make = factory(arch)
@@ -78,27 +90,33 @@ def build(arch: str, num_classes: int, *, seed: int | None = None, **options: An
         for name in options:
             if name not in known:
                 raise UserError(f"arch '{arch}' has no option '{name}'{nearest(name, known)}")
-    if seed is None:
-        return make(num_classes, **options)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+    with _seeded(seed):
         return make(num_classes, **options)
 
 
 def set_head(
-    model: nn.Module, head: str | nn.Module, *, num_classes: int | None = None, **options: Any
+    model: nn.Module,
+    head: str | nn.Module,
+    *,
+    num_classes: int | None = None,
+    inherit: bool = True,
+    seed: int | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """Replace the head in place; a named head takes over the old one's `weight` and `bias` where they fit.
+    """Replace the head in place.
 
-    `num_classes` is the old head's if not given.
+    A head given by name takes over the old one's `weight` and `bias` where they fit (LWS, tau-norm), or
+    starts afresh with `inherit` false (cRT); `num_classes` is the old head's if not given.
     """
     old = model.head
     if isinstance(head, str):
         classes = num_classes or _num_classes(old)
-        state = old.state_dict()
-        head = heads.build(head, model.feature_dim, classes, **options).to(next(model.parameters()))
-        fitting = {k: v for k, v in head.state_dict().items() if k in state and state[k].shape == v.shape}
-        head.load_state_dict({k: state[k] for k in fitting}, strict=False)
+        state = old.state_dict() if inherit else {}
+        with _seeded(seed):
+            head = heads.build(head, model.feature_dim, classes, **options).to(next(model.parameters()))
+        new = head.state_dict()
+        fitting = {k: v for k, v in state.items() if k in new and new[k].shape == v.shape}
+        head.load_state_dict(fitting, strict=False)
     name = getattr(model, "head_name", None) or next(n for n, m in model.named_children() if m is old)
     setattr(model, name, head)
     return model

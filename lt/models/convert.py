@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lt.errors import UserError, nearest, pick
@@ -26,7 +27,11 @@ def strip(state: dict[str, Any], prefix: str = "module.") -> State:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise UserError(f"entry '{name}' is no tensor but {type(value).__name__}")
-    return {name.removeprefix(prefix): value for name, value in state.items()}
+    stripped = {name.removeprefix(prefix): value for name, value in state.items()}
+    if len(stripped) < len(state):
+        twice = next(name for name in state if name.startswith(prefix) and name.removeprefix(prefix) in state)
+        raise UserError(f"entry '{twice}' is there twice, with and without '{prefix}'")
+    return stripped
 
 
 def _under(prefix: str, state: State) -> State:
@@ -39,10 +44,11 @@ def _classifier(state: dict[str, Any]) -> State:
 
 
 def mislas(container: dict[str, Any]) -> State:
-    """MiSLAS, BTM: state_dict_model, _classifier; Places' _block is layer4.2; stage 2's scales."""
+    """MiSLAS, BTM: state_dict_model, _classifier; Places' _block ends layer4; stage 2's scales."""
     state = strip(container["state_dict_model"])
-    if "state_dict_block" in container:
-        state |= _under("layer4.2.", strip(container["state_dict_block"]))
+    if "state_dict_block" in container:  # the last bottleneck of the last stage
+        before = {name.split(".")[1] for name in state if name.startswith("layer4.")}
+        state |= _under(f"layer4.{len(before)}.", strip(container["state_dict_block"]))
     if "state_dict_classifier" in container:
         state |= _classifier(container["state_dict_classifier"])
     if "state_dict_lws_model" in container:
@@ -146,6 +152,8 @@ def _fit(name: str, value: Tensor, like: Tensor) -> Tensor:
         raise UserError(
             f"entry '{name}' has shape {tuple(value.shape)}, the network expects {tuple(like.shape)}"
         )
+    if not torch.isfinite(value).all():
+        raise UserError(f"entry '{name}' holds values that are not finite")
     if not like.is_floating_point() and value.is_floating_point():
         value = value.round()  # a mean of equal counters falls just short of the integer
     return value.to(like.dtype)

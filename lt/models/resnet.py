@@ -63,16 +63,17 @@ class PlacesResNet(ResNet):
 
     The backbone ([3, 8, 36, 2]) is ImageNet's, never trains and stays in eval mode in every stage. `block` is
     torchvision's `layer4.2`, so the canonical names are those of ResNet-152; it starts from the library's
-    initialisation, not from the pretrained layer.
+    initialisation, not from the pretrained layer. `layers` counts the block in the last stage.
     """
 
-    block_name = "layer4.2"
-
-    def __init__(self, num_classes: int, **options: object) -> None:
-        for fixed in ("block", "layers", "stem"):
+    def __init__(
+        self, num_classes: int, *, layers: tuple[int, ...] = (3, 8, 36, 3), **options: object
+    ) -> None:
+        for fixed in ("block", "stem"):
             if fixed in options:
                 raise UserError(f"the Places network has no option '{fixed}'")
-        super().__init__(num_classes, block=Bottleneck, layers=(3, 8, 36, 3), **options)
+        super().__init__(num_classes, block=Bottleneck, layers=layers, **options)
+        self.block_name = f"layer4.{layers[3] - 1}"
         INITS["library"](self.block)
         own = (f"{self.block_name}.", f"{self.head_name}.")
         for name, parameter in self.named_parameters():

@@ -50,10 +50,7 @@ def test_resnet32():
     close([parameters[n].grad.norm().item() for n in published["param_order"]], z["grad_norms"], 1e-3)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "resnext50", "resnet152")]
-
-
-@pytest.mark.parametrize("arch", ["resnet10", *SLOW])
+@pytest.mark.parametrize("arch", ["resnet10", "resnet50", "resnext50", "resnet152"])
 def test_backbones(arch):
     z, published = load("backbones"), json.loads((DATA / "backbones.json").read_text())[arch]
     model = fill(models.build(arch, 3)).eval()

@@ -43,10 +43,10 @@ def load(model, published_case):
 CASES = [
     ("cifar10_resnet32", "resnet32", 10),
     ("cifar100_resnet32", "resnet32", 100),
-    pytest.param("imagenet_resnet50", "resnet50", 1000, marks=pytest.mark.slow),
-    pytest.param("imagenet_resnet101", "resnet101", 1000, marks=pytest.mark.slow),
-    pytest.param("imagenet_resnet152", "resnet152", 1000, marks=pytest.mark.slow),
-    pytest.param("inat_resnet50", "resnet50", 8142, marks=pytest.mark.slow),
+    ("imagenet_resnet50", "resnet50", 1000),
+    ("imagenet_resnet101", "resnet101", 1000),
+    ("imagenet_resnet152", "resnet152", 1000),
+    ("inat_resnet50", "resnet50", 8142),
 ]
 
 
@@ -76,7 +76,6 @@ def test_networks(z, published, case, arch, classes):
         relative(bn_sums(model), z[f"{case}__bn_after_train_sum_abssum"])
 
 
-@pytest.mark.slow
 def test_places(z, published):
     case = "places_resnet152"
     model = load(models.build("resnet152_places", 365), published[case])
