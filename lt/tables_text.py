@@ -1,0 +1,212 @@
+"""A table for readers: Markdown and LaTeX (booktabs), from the frame that `lt.tables.tabulate` makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lt.tables import cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOWER_IS_BETTER = frozenset({"ece", "mce", "pdc", "zero_classes"})
+HEADS = {
+    "top1": "Top-1", "top5": "Top-5", "mean": "Mean", "f1": "F1", "many": "Many", "medium": "Medium",
+    "few": "Few", "hm": "HM", "gm": "GM", "zero_classes": "Zero classes", "worst": "Worst", "ece": "ECE",
+    "mce": "MCE", "pdc": "PDC", "test_bonus": "Test bonus",
+}  # fmt: skip
+PAPER = ("top1", "many", "medium", "few", "hm", "gm", "zero_classes", "ece")
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "–": "--", "±": r"\ensuremath{\pm}",
+}  # fmt: skip
+
+
+def escape_tex(text: Any) -> str:
+    return "".join(_TEX.get(c, c) for c in " ".join(str(text).split()))
+
+
+def escape_md(text: Any) -> str:
+    return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.to_dict("records")
+
+
+def _sets(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record["set"], []).append(record)
+    return groups
+
+
+def _filled(records: list[dict[str, Any]], names: list[str]) -> list[str]:
+    return [name for name in names if any(r.get(name) is not None for r in records)]
+
+
+def best(records: list[dict[str, Any]], name: str) -> str | None:
+    """The best value of a column as it is written (equal texts are all marked); None if all are equal."""
+    values = [r[name] for r in records if r.get(name) is not None]
+    if len({cell(name, value) for value in values}) < 2:
+        return None
+    return cell(name, min(values) if name in LOWER_IS_BETTER else max(values))
+
+
+def _title(name: str, records: list[dict[str, Any]]) -> str:
+    factors = {r["imb_factor"] for r in records} - {None}
+    return f"{name}, imbalance factor {factors.pop():g}" if len(factors) == 1 else name
+
+
+def _md_rows(heads: list[str], rows: list[list[str]], left: int) -> list[str]:
+    """Columns padded to one width: readable as plain text, too."""
+    width = [max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
+
+    def line(row: list[str]) -> str:
+        return (
+            "| "
+            + " | ".join(
+                t.ljust(w) if i < left else t.rjust(w)
+                for i, (t, w) in enumerate(zip(row, width, strict=True))
+            )
+            + " |"
+        )
+
+    rule = "|".join(":" + "-" * (w + 1) if i < left else "-" * (w + 1) + ":" for i, w in enumerate(width))
+    return [line(heads), f"|{rule}|", *map(line, rows)]
+
+
+def to_md(frame: pd.DataFrame) -> str:
+    """Means with their 95 % interval first, then every seed; sources as numbered notes."""
+    records, metric = _records(frame), frame.attrs["metric"]
+    notes = list(dict.fromkeys(r["source"] for r in records if r["source"]))
+    out = [f"# {escape_md(frame.attrs['table'])}", ""]
+    out += [
+        "Mean over seeds ± half the 95 % t interval; best in bold. Accuracies in percent. "
+        f"Published, difference and verdict speak of {HEADS.get(metric, metric)}.",
+        "",
+    ]
+    for name, group in _sets(records).items():
+        means = [r for r in group if r["seed"] == "mean"]
+        out += [
+            f"## {escape_md(_title(name, group))}",
+            "",
+            *_md_means(means, frame.attrs["metrics"], notes),
+            "",
+        ]
+    out += ["## Every seed", "", *_md_seeds(records, frame.attrs["metrics"]), ""]
+    if notes:
+        out += ["## Sources", "", *[f"{i}. {escape_md(note)}" for i, note in enumerate(notes, 1)], ""]
+    return "\n".join(out)
+
+
+def _md_means(means: list[dict[str, Any]], names: list[str], notes: list[str]) -> list[str]:
+    extra = _filled(means, ["resolution", "epochs", "tau", "experts", "gmacs"])
+    names = _filled(means, names)
+    cost = _filled(means, ["wall_s", "peak_mb"])
+    heads = ["method", "arch", *extra, "seeds", *[HEADS.get(n, n) for n in names], *cost]
+    heads += ["published", "difference", "verdict"]
+    top = {name: best(means, name) for name in names}
+    rows = []
+    for r in means:
+        row = [
+            escape_md(r["method"]),
+            escape_md(r["arch"]),
+            *[cell(n, r[n]) for n in extra],
+            cell("seeds", r["seeds"]),
+        ]
+        for name in names:
+            text = cell(name, r[name])
+            spread = cell(f"{name}_ci95", r[f"{name}_ci95"])
+            bold = f"**{text}**" if text and text == top[name] else text
+            row.append(f"{bold} ± {spread}" if spread else bold)
+        shown = cell("published", r["published"])
+        row += [cell(n, r[n]) for n in cost]
+        row += [f"{shown} [{notes.index(r['source']) + 1}]" if r["source"] else shown]
+        row += [_signed(r["difference"]), escape_md(r["verdict"] or "")]
+        rows.append(row)
+    return _md_rows(heads, rows, 2)
+
+
+def _md_seeds(records: list[dict[str, Any]], names: list[str]) -> list[str]:
+    seeds = [r for r in records if r["seed"] != "mean"]
+    names = _filled(seeds, [*names, "wall_s", "peak_mb"])
+    rows = [
+        [
+            *[escape_md(r[k]) for k in ("set", "method", "arch", "seed")],
+            *[cell(n, r[n]) for n in names],
+            escape_md(r["verdict"] or ""),
+        ]
+        for r in seeds
+    ]
+    return _md_rows(["set", "method", "arch", "seed", *[HEADS.get(n, n) for n in names], "verdict"], rows, 3)
+
+
+def _signed(value: float | None) -> str:
+    text = cell("difference", value)
+    return f"+{text}" if text and not text.startswith("-") and text.strip("0.") else text
+
+
+def to_tex(frame: pd.DataFrame) -> str:
+    """A booktabs table of the means: one group a data set, best in bold, half the 95 % interval as spread."""
+    means = [r for r in _records(frame) if r["seed"] == "mean"]
+    names = _filled(means, [n for n in PAPER if n in frame.attrs["metrics"]])
+    public = any(r["published"] is not None for r in means)
+    heads = ["Method", "Architecture", "Seeds", *[HEADS[n] for n in names]] + (
+        ["Published"] if public else []
+    )
+    width = len(heads)
+    metric = HEADS.get(frame.attrs["metric"], frame.attrs["metric"])
+    out = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}[t]",
+        "  \\centering",
+        "  \\small",
+        "  \\setlength{\\tabcolsep}{4pt}",
+        "  \\begin{tabular}{@{}ll" + "r" * (width - 2) + "@{}}",
+        "    \\toprule",
+        "    " + " & ".join(map(escape_tex, heads)) + " \\\\",
+    ]
+    for name, group in _sets(means).items():
+        out += [
+            "    \\midrule",
+            f"    \\multicolumn{{{width}}}{{@{{}}l}}{{\\emph{{{escape_tex(_title(name, group))}}}}} \\\\",
+        ]
+        top = {n: best(group, n) for n in names}
+        out += ["    " + " & ".join(_tex_row(r, names, top, public)) + " \\\\" for r in group]
+    caption = (
+        f"Table {frame.attrs['table']}: mean over seeds, spread = half the 95 % t interval, best in bold."
+    )
+    if public:
+        caption += f" Published: {metric}; in parentheses where the conditions differ."
+    out += [
+        "    \\bottomrule",
+        "  \\end{tabular}",
+        f"  \\caption{{{escape_tex(caption)}}}",
+        f"  \\label{{tab:{''.join(c if c.isalnum() else '-' for c in frame.attrs['table'])}}}",
+        "\\end{table}",
+    ]
+    return "\n".join(out) + "\n"
+
+
+def _tex_row(r: dict[str, Any], names: list[str], top: dict[str, str | None], public: bool) -> list[str]:
+    row = [escape_tex(r["method"]), escape_tex(r["arch"]), cell("seeds", r["seeds"])]
+    for name in names:
+        text = cell(name, r[name])
+        spread = cell(f"{name}_ci95", r[f"{name}_ci95"])
+        bold = f"\\textbf{{{text}}}" if text and text == top[name] else text or "--"
+        row.append(bold + (f"{{\\scriptsize\\,$\\pm$\\,{spread}}}" if spread else ""))
+    if public:
+        text = cell("published", r["published"]) or "--"
+        unlike = text != "--" and not (r["verdict"] or "").startswith(("within", "above", "below"))
+        row.append(f"({text})" if unlike else text)
+    return row
+
+
+def tex_document(fragment: str) -> str:
+    """A page that holds nothing but the table, to compile it alone."""
+    head = (
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage[landscape,margin=1cm]{geometry}\n"
+    )
+    return head + "\\usepackage{booktabs}\n\\begin{document}\n" + fragment + "\\end{document}\n"
