@@ -193,8 +193,11 @@ def _named(
     )
 
 
-_SMALL = ("digits", "fashion")
 ARCHS: dict[str, Callable[..., MaskedAutoencoder]] = {
-    f"mae_{name}": partial(_named, size, "32x2" if name in _SMALL else "512x8")
-    for name, size in SIZES.items()
+    "mae_digits": partial(_named, SIZES["digits"], "32x2"),
+    "mae_fashion": partial(_named, SIZES["fashion"], "32x2"),
+    "mae_tiny": partial(_named, SIZES["tiny"], "512x8"),
+    "mae_small": partial(_named, SIZES["small"], "512x8"),
+    "mae_base": partial(_named, SIZES["base"], "512x8"),
+    "mae_large": partial(_named, SIZES["large"], "512x8"),
 }

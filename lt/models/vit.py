@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
 from torch import Tensor, nn
 
-from lt.errors import UserError, pick
+from lt.errors import UserError, nearest, pick
 from lt.models import pos_embed
 from lt.models.tokens import (
     SIZES,
@@ -114,32 +115,38 @@ def load_mgp(vit: nn.Module, mae_state: Mapping[str, Tensor]) -> LoadReport:
     drawn with std 2e-5 and its bias is 0, so that the first logits are nearly 0.
     """
     own = vit.state_dict()
-    pooled = vit.global_pool == "avg"
     fresh = tuple(name for name in own if _root(name) in ("head", "fc_norm"))
-    unwanted = {"head", "fc_norm", "mask_token"} | ({"norm"} if pooled else set())
-    mapped, dropped = {}, []
-    for name, value in mae_state.items():
-        if _root(name) in unwanted or name.startswith("decoder_"):
-            dropped.append(name)
-        elif name in own:
-            mapped[name] = value
-        else:
-            raise UserError(
-                f"masked pre-training has an entry '{name}' that this network lacks: another depth?"
-            )
-    missing = [name for name in own if name not in mapped and name not in fresh]
-    if missing:
-        raise UserError(f"masked pre-training lacks '{missing[0]}' and {len(missing) - 1} more entries")
+    unwanted = {"head", "fc_norm", "mask_token"} | ({"norm"} if vit.global_pool == "avg" else set())
+    dropped = [n for n in mae_state if _root(n) in unwanted or n.startswith("decoder_")]
+    mapped = {name: value for name, value in mae_state.items() if name not in set(dropped)}
     resized = _fit_table(vit, mapped)
-    for name, value in mapped.items():
-        if value.shape != own[name].shape:
-            found, wanted = list(value.shape), list(own[name].shape)
-            raise UserError(
-                f"masked pre-training's '{name}' has shape {found}; this network expects {wanted}"
-            )
+    check_entries(mapped, {n: v for n, v in own.items() if n not in fresh}, what="masked pre-training")
     vit.load_state_dict(mapped, strict=False)
     reset_head(vit)
     return LoadReport(tuple(mapped), tuple(dropped), fresh, resized)
+
+
+def load_classifier(vit: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    """A whole classifier (LiVT's BFT, timm's) into `vit`, in place; the position table may be resized."""
+    mapped = dict(state)
+    resized = _fit_table(vit, mapped)
+    check_entries(mapped, vit.state_dict(), what="classifier")
+    vit.load_state_dict(mapped)
+    return LoadReport(tuple(mapped), (), (), resized)
+
+
+def check_entries(given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, what: str) -> None:
+    """The same names and shapes, or one line that names the first that differs."""
+    for name in given:
+        if name not in own:
+            raise UserError(f"{what}: the file's '{name}' is not in this network{nearest(name, own)}")
+    missing = [name for name in own if name not in given]
+    if missing:
+        raise UserError(f"{what}: the file lacks '{missing[0]}' ({len(missing)} entries in all)")
+    for name, value in given.items():
+        if value.shape != own[name].shape:
+            found, wanted = list(value.shape), list(own[name].shape)
+            raise UserError(f"{what}: '{name}' has shape {found} in the file, the network expects {wanted}")
 
 
 def reset_head(vit: nn.Module) -> None:
@@ -150,11 +157,11 @@ def reset_head(vit: nn.Module) -> None:
 
 
 def _fit_table(vit: nn.Module, state: dict[str, Tensor]) -> tuple[int, int] | None:
-    table = state["pos_embed"]
-    state["pos_embed"] = pos_embed.resize(table, vit.patch_embed.grid_size[0])
-    if state["pos_embed"].shape == table.shape:
+    table, grid = state.get("pos_embed"), vit.patch_embed.grid_size[0]
+    if table is None or table.shape[1] == vit.pos_embed.shape[1]:
         return None
-    return round((table.shape[1] - 1) ** 0.5), vit.patch_embed.grid_size[0]
+    state["pos_embed"] = pos_embed.resize(table, grid)
+    return math.isqrt(table.shape[1] - 1), grid
 
 
 def _root(name: str) -> str:
@@ -185,5 +192,10 @@ def _named(
 
 
 ARCHS: dict[str, Callable[..., nn.Module]] = {
-    f"vit_{name}": partial(_named, size) for name, size in SIZES.items()
+    "vit_digits": partial(_named, SIZES["digits"]),
+    "vit_fashion": partial(_named, SIZES["fashion"]),
+    "vit_tiny": partial(_named, SIZES["tiny"]),
+    "vit_small": partial(_named, SIZES["small"]),
+    "vit_base": partial(_named, SIZES["base"]),
+    "vit_large": partial(_named, SIZES["large"]),
 }

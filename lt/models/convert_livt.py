@@ -1,0 +1,90 @@
+"""Checkpoints of transformers: LiVT's MGP and BFT files, MAE's and timm's.
+
+All use timm's names, so that nothing is renamed; what differs is what a file holds beside the encoder:
+
+| kind    | holds                                  | from                                          |
+|---------|----------------------------------------|-----------------------------------------------|
+| mgp     | encoder, norm, mask token, decoder     | LiVT's MGP, MAE's `*_full`, our mae_* stages  |
+| bft     | encoder, norm or fc_norm, head         | LiVT's BFT, MAE's fine-tuned, timm, our vit_* |
+| encoder | encoder, norm                          | MAE's `mae_pretrain_*`                        |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lt.errors import UserError, pick
+from lt.models import vit as vits
+from lt.models.mae import MaskedAutoencoder
+from lt.models.vit import LoadReport, load_mgp
+
+State = dict[str, Tensor]
+HEADS = ("keep", "fresh")
+
+
+def entries(container: Mapping[str, Any]) -> State:
+    """Weights of `{model: ...}` (LiVT, MAE, timm's training) or of a flat file, without `module.`."""
+    inner = container.get("model", container)
+    if not isinstance(inner, Mapping):
+        raise UserError(f"expected a dictionary of weights, found {type(inner).__name__}")
+    state = {name.removeprefix("module."): v for name, v in inner.items() if isinstance(v, Tensor)}
+    if "patch_embed.proj.weight" not in state:
+        raise UserError("not a vision transformer's file: it has no 'patch_embed.proj.weight'")
+    return state
+
+
+def kind(state: Mapping[str, Tensor]) -> str:
+    """mgp, bft or encoder. LiVT's ImageNet-LT MGP file has a stray head: the mask token decides."""
+    if "mask_token" in state:
+        return "mgp"
+    return "bft" if "head.weight" in state else "encoder"
+
+
+def load(model: nn.Module, container: Mapping[str, Any], *, head: str = "keep") -> LoadReport:
+    """Put a transformer's file into a `mae_*` or `vit_*` network, whatever of the three kinds it is.
+
+    Into a classifier: a bft file whole (its position table resized where the grid differs), or with
+    `head: fresh` as a start for other classes; an mgp or encoder file as masked pre-training.
+    """
+    pick("head", head, dict.fromkeys(HEADS))
+    state = entries(container)
+    found = kind(state)
+    if isinstance(model, MaskedAutoencoder):
+        return _load_mae(model, state, found)
+    if found == "bft" and head == "keep":
+        return vits.load_classifier(model, state)
+    return load_mgp(model, state)
+
+
+def _load_mae(model: MaskedAutoencoder, state: State, found: str) -> LoadReport:
+    if found != "mgp":
+        raise UserError(f"the file holds no decoder (kind: {found}); a masked autoencoder needs one")
+    dropped = tuple(name for name in state if name.startswith("head."))
+    kept = {name: value for name, value in state.items() if name not in dropped}
+    vits.check_entries(kept, model.state_dict(), what="masked pre-training")
+    model.load_state_dict(kept)
+    return LoadReport(mapped=tuple(kept), dropped=dropped, fresh=(), resized=None)
+
+
+def _mgp(container: dict[str, Any]) -> State:
+    """LiVT's and MAE's pre-training, without the head that one released file carries."""
+    return {name: value for name, value in entries(container).items() if not name.startswith("head.")}
+
+
+def _is(*kinds: str) -> Callable[[dict[str, Any]], bool]:
+    def known(container: dict[str, Any]) -> bool:
+        inner = container.get("model", container)
+        return isinstance(inner, Mapping) and "patch_embed.proj.weight" in inner and kind(inner) in kinds
+
+    return known
+
+
+# as in `lt.models.convert`: container -> state dict under our names, and how the container is recognised
+LAYOUTS: dict[str, Callable[[dict[str, Any]], State]] = {"livt_mgp": _mgp, "livt_bft": entries}
+SIGNATURES: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "livt_mgp": _is("mgp"),
+    "livt_bft": _is("bft", "encoder"),
+}
