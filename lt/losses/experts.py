@@ -16,29 +16,16 @@ from torch import Tensor
 from lt.errors import UserError
 from lt.losses.balanced import balanced_softmax, class_balanced_weights
 from lt.losses.base import Loss, at_least_float32, check_target, class_vector, in_range, positive_counts
+from lt.losses.margin import ldam_logits, ldam_margins
 from lt.losses.softmax import cross_entropy
 
 BETA = 0.9999  # of the effective numbers in the deferred re-weighting
-
-
-def ldam_margins(counts: np.ndarray, *, max_margin: float = 0.5) -> np.ndarray:
-    """m_c = max_margin n_c^(-1/4) / max_k n_k^(-1/4): the rarest class gets max_margin. float64."""
-    margins = counts ** -0.25
-    return margins * (max_margin / margins.max())
 
 
 def diversity_temperatures(counts: np.ndarray, *, reweight_factor: float = 0.05) -> np.ndarray:
     """v_c = (C p_c g + 1 - g) / max: 1 for the most frequent class, smaller for rare ones. float64."""
     values = counts / counts.sum() * counts.size * reweight_factor + 1 - reweight_factor
     return values / values.max()
-
-
-def margin_cross_entropy(
-    logits: Tensor, target: Tensor, *, margins: Tensor, scale: float, weight: Tensor | None = None
-) -> Tensor:
-    """LDAM on scaled logits: cross-entropy after s m_y is taken from the own logit."""
-    shift = (scale * margins.to(logits.dtype))[target]
-    return cross_entropy(logits.scatter_add(1, target[:, None], -shift[:, None]), target, weight=weight)
 
 
 def divergence_from_mean(logits: Tensor, mean: Tensor, *, temperature: Tensor | float) -> Tensor:
@@ -58,78 +45,7 @@ def distillation(logits: Tensor, teacher_logits: Tensor, *, temperature: float =
     return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
 
 
-class _Deferred(Loss):
-    """LDAM margins from the start, effective-number weights once `epoch > reweight_epoch` (epochs from 1)."""
-
-    def __init__(
-        self,
-        *,
-        class_counts: object | None,
-        max_margin: float,
-        scale: float,
-        reweight: bool,
-        reweight_epoch: int | None,
-        zero_counts: str,
-        name: str,
-    ) -> None:
-        super().__init__()
-        self.scale = in_range("scale", scale, 0)
-        counts = None
-        if class_counts is not None:
-            counts = positive_counts(class_counts, name=name, zero_counts=zero_counts)
-            margins = ldam_margins(counts, max_margin=in_range("max_margin", max_margin, 0))
-            self._constant("margins", margins)
-            self._constant("drw_weight", class_balanced_weights(counts, beta=BETA))
-        self.counts = counts
-        never = not reweight or counts is None or reweight_epoch is None or reweight_epoch < 0
-        self.reweight_epoch = None if never else int(reweight_epoch)
-        self.reweighting = False
-        self.set_epoch(0)
-
-    def _constant(self, name: str, values: np.ndarray) -> None:
-        """float32, where the published code rounds them, whatever the logits are."""
-        self.register_buffer(name, class_vector(values, dtype=torch.float32), persistent=False)
-
-    def set_epoch(self, epoch: int) -> None:
-        """0-based; reweight_epoch 160 weights the 161st epoch and those after it."""
-        self.reweighting = self.reweight_epoch is not None and epoch + 1 > self.reweight_epoch
-
-    def ldam(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.counts is None:
-            return cross_entropy(logits, target)
-        if len(self.margins) != logits.shape[1]:
-            raise UserError(f"{type(self).__name__}: {len(self.margins)} class counts for {logits.shape[1]} classes")
-        weight = self.drw_weight if self.reweighting else None
-        return margin_cross_entropy(logits, target, margins=self.margins, scale=self.scale, weight=weight)
-
-
-class LdamDrw(_Deferred):
-    """LDAM with deferred re-weighting on [B, C] (the single-network baseline of RIDE)."""
-
-    def __init__(
-        self,
-        *,
-        class_counts: object,
-        max_margin: float = 0.5,
-        scale: float = 30.0,
-        reweight_epoch: int | None = None,
-        zero_counts: str = "refuse",
-    ) -> None:
-        super().__init__(
-            class_counts=class_counts,
-            max_margin=max_margin,
-            scale=scale,
-            reweight=True,
-            reweight_epoch=reweight_epoch,
-            zero_counts=zero_counts,
-            name="LDAM",
-        )
-
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.ldam(logits, target)
-
-
-class Ride(_Deferred):
+class Ride(Loss):
     """sum_e [ f LDAM-DRW(z_e, y) + lambda Tbar^2 KL(softmax(zbar / T) || softmax(z_e / T)) ].
 
     T = `temperature` until `reweight_epoch`, then T v_c per class and Tbar its mean. lambda (`diversity_factor`) is
@@ -159,15 +75,18 @@ class Ride(_Deferred):
         distill_expert_multiplier: bool = True,
         zero_counts: str = "refuse",
     ) -> None:
-        super().__init__(
-            class_counts=class_counts,
-            max_margin=max_margin,
-            scale=scale,
-            reweight=reweight,
-            reweight_epoch=reweight_epoch,
-            zero_counts=zero_counts,
-            name="RIDE",
-        )
+        super().__init__()
+        self.scale = in_range("scale", scale, 0)
+        self.classes = None
+        if class_counts is not None:
+            counts = positive_counts(class_counts, name="RIDE", zero_counts=zero_counts)
+            self.classes = counts.size
+            reweight_factor = in_range("reweight_factor", reweight_factor, 0, 1)
+            self._constant("margins", ldam_margins(counts, max_margin=in_range("max_margin", max_margin, 0)))
+            self._constant("drw_weight", class_balanced_weights(counts, beta=BETA))
+            self._constant("temperatures", diversity_temperatures(counts, reweight_factor=reweight_factor))
+        never = not reweight or class_counts is None or reweight_epoch is None or reweight_epoch < 0
+        self.reweight_epoch = None if never else int(reweight_epoch)
         self.diversity_factor = in_range("diversity_factor", diversity_factor, -float("inf"))
         self.temperature = in_range("temperature", temperature, 1e-6)
         self.base_loss_factor = in_range("base_loss_factor", base_loss_factor, 0)
@@ -175,15 +94,32 @@ class Ride(_Deferred):
         self.distill_temperature = in_range("distill_temperature", distill_temperature, 1e-6)
         self.distill_factor = in_range("distill_factor", distill_factor, 0)
         self.distill_expert_multiplier = distill_expert_multiplier
-        if self.counts is not None:
-            factor = in_range("reweight_factor", reweight_factor, 0, 1)
-            self._constant("temperatures", diversity_temperatures(self.counts, reweight_factor=factor))
+        self.set_epoch(0)
+
+    def _constant(self, name: str, values: np.ndarray) -> None:
+        """float32, where the published code rounds them, whatever the logits are."""
+        self.register_buffer(name, class_vector(values, dtype=torch.float32), persistent=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """0-based; reweight_epoch 160 weights the 161st epoch and those after it."""
+        self.reweighting = self.reweight_epoch is not None and epoch + 1 > self.reweight_epoch
+
+    def ldam(self, logits: Tensor, target: Tensor) -> Tensor:
+        """LDAM, from `reweight_epoch` on with the effective-number weights; without class counts plain."""
+        if self.classes is None:
+            return cross_entropy(logits, target)
+        if self.classes != logits.shape[1]:
+            raise UserError(f"Ride: {self.classes} class counts for {logits.shape[1]} classes")
+        moved = ldam_logits(logits, target, margins=self.margins, scale=self.scale, scaled=True)
+        return cross_entropy(moved, target, weight=self.drw_weight if self.reweighting else None)
 
     def forward(self, logits: Tensor, target: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
         if logits.ndim == 2 and teacher_logits is None:
             return super().forward(logits, target)
         if logits.ndim != 3 or logits.shape[1] == 0:
-            raise UserError(f"Ride: expert logits must be [batch, experts, classes], got {tuple(logits.shape)}")
+            raise UserError(
+                f"Ride: expert logits must be [batch, experts, classes], got {tuple(logits.shape)}"
+            )
         check_target(logits[:, 0], target, soft=False, name="Ride")
         with torch.autocast(logits.device.type, enabled=False):
             logits = at_least_float32(logits)
@@ -218,7 +154,11 @@ class Ride(_Deferred):
 
 
 def over_streams(
-    loss: Callable[..., Tensor], streams: Sequence[Tensor], target: Tensor, *extra: Tensor, weights: Sequence[float]
+    loss: Callable[..., Tensor],
+    streams: Sequence[Tensor],
+    target: Tensor,
+    *extra: Tensor,
+    weights: Sequence[float],
 ) -> Tensor:
     """sum_k weights_k loss(stream_k, target): the shared classifier of BatchFormer has two streams."""
     if len(streams) != len(weights):
@@ -258,4 +198,4 @@ def router_loss(gates: Tensor, wanted: Tensor, *, pos_weight: float = 100.0) -> 
     return F.binary_cross_entropy_with_logits(gates, wanted.to(gates.dtype), pos_weight=weight)
 
 
-LOSSES: dict[str, Callable[..., Loss]] = {"ride": Ride, "ldam_drw": LdamDrw}
+LOSSES: dict[str, Callable[..., Loss]] = {"ride": Ride}

@@ -8,11 +8,12 @@ Source: BatchFormer, CVPR 2022, arXiv 2203.01522, and the released long-tail cod
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from lt import distributed
 from lt.errors import UserError
 
 # Released option value -> encoder layers. 1 replaces the features; 32 and 33 keep a by-pass through the same
@@ -70,7 +71,9 @@ class BatchFormer(nn.Module):
             raise UserError(f"BatchFormer: group_size must be at least 1, not {group_size}")
         layer = nn.TransformerEncoderLayer(dim, heads, dim_feedforward=dim, dropout=dropout)
         # A stack starts from copies of one layer, as in the released code.
-        self.encoder = layer if layers == 1 else nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.encoder = (
+            layer if layers == 1 else nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        )
         self.group_size = group_size
         self.across_ranks = across_ranks
 
@@ -79,8 +82,8 @@ class BatchFormer(nn.Module):
             return features
         rows = features.unsqueeze(0) if features.ndim == 2 else features
         rows = rows.transpose(0, 1)  # [N, E, d]: the encoder wants the sequence first
-        if self.across_ranks and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            everyone, start = gather_rows(rows)
+        if self.across_ranks and distributed.world() > 1:
+            everyone, start = gather_with_gradient(rows)
             encoded = encode_groups(self.encoder, everyone, self.group_size)[start : start + len(rows)]
         else:
             encoded = encode_groups(self.encoder, rows, self.group_size)
@@ -102,31 +105,23 @@ def encode_groups(encoder: Callable[[Tensor], Tensor], rows: Tensor, group_size:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of every rank, padded to the longest; the gradient of a row is the sum over the ranks' losses."""
+    """The rows of all ranks; the gradient of a row is the sum over the ranks' losses."""
 
     @staticmethod
-    def forward(ctx, padded: Tensor) -> Tensor:  # type: ignore[override]
-        parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, padded.contiguous())
-        return torch.stack(parts)
+    def forward(ctx: Any, rows: Tensor, start: int) -> Tensor:
+        ctx.mine = slice(start, start + len(rows))
+        return distributed.gather_rows(rows)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad[dist.get_rank()]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return distributed.total(grad.contiguous())[ctx.mine], None
 
 
-def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
     """The rows of all processes in rank order, with gradient, and where this process's rows start."""
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    sizes = [int(c) for c in counts]
-    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-    padded = torch.cat([rows, padded[len(rows) :]])
-    everyone = _Gather.apply(padded)
-    joined = torch.cat([everyone[rank, :size] for rank, size in enumerate(sizes)])
-    return joined, sum(sizes[: dist.get_rank()])
+    sizes = distributed.gather_rows(torch.tensor([len(rows)], device=rows.device))
+    start = int(sizes[: distributed.rank()].sum())
+    return _Gather.apply(rows.contiguous(), start), start
 
 
 class BatchFormerNet(nn.Module):

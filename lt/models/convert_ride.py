@@ -1,4 +1,4 @@
-"""Released RIDE and BatchFormer checkpoints: their tensor names <-> ours, and reading them safely.
+"""Tensor names of released RIDE and BatchFormer checkpoints <-> ours.
 
 Theirs: `backbone.layer3s.<e>.<block>...`, `backbone.linears.<e>.weight`, `backbone.encoder_layers.*`,
 `backbone.expert_help_pred_*`, with `module.` in front where several devices trained. One expert is the plain
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from lt.errors import UserError
@@ -44,16 +43,18 @@ def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def from_official(state: dict[str, Tensor], *, encoder: bool = True) -> dict[str, Tensor]:
-    """Our names. `encoder=False` leaves a BatchFormer encoder out (evaluation does not use it)."""
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names; `module.` and `backbone.` fall away."""
     ours = {}
     for name, value in state.items():
-        name = name.removeprefix("module.")
-        if not name.startswith("backbone."):
-            raise UserError(f"not a RIDE checkpoint: expected names that start with 'backbone.', found '{name}'")
-        name = _rename(name.removeprefix("backbone."), _TO_OURS)
-        if encoder or not name.startswith("batchformer."):
-            ours[name] = value
+        plain = name.removeprefix("module.")
+        if not plain.startswith("backbone."):
+            raise UserError(
+                f"not a RIDE checkpoint: expected names that start with 'backbone.', found '{name}'"
+            )
+        if not isinstance(value, Tensor):
+            raise UserError(f"entry '{name}' is no tensor but {type(value).__name__}")
+        ours[_rename(plain.removeprefix("backbone."), _TO_OURS)] = value
     if not ours:
         raise UserError("not a RIDE checkpoint: it holds no tensors")
     return ours
@@ -64,53 +65,19 @@ def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"backbone." + _rename(name, _TO_THEIRS): value for name, value in state.items()}
 
 
-LAYOUTS: dict[str, tuple[Callable[..., dict], Callable[..., dict]]] = {"ride": (from_official, to_official)}
+def ride(container: dict[str, Any]) -> dict[str, Tensor]:
+    """RIDE, BatchFormer on RIDE: {state_dict, optimizer, config, ...}; only the weights are taken."""
+    return from_official(container["state_dict"])
 
 
-class _Inert:
-    """Stands in for any class a checkpoint names: takes what the pickle hands over and keeps none of it."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
+def _is_ride(container: dict[str, Any]) -> bool:
+    state = container.get("state_dict")
+    return isinstance(state, dict) and any(
+        str(k).removeprefix("module.").startswith("backbone.") for k in state
+    )
 
 
-# What the released trainer is known to pickle beside tensors (its configuration holds paths); files of the older,
-# pre-zip format cannot be asked for their class names.
-_KNOWN_CLASSES = (
-    "parse_config.ConfigParser",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
-)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, object]:
-    """The released trainer's file as a dict; no class it names is imported, no code in it runs."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
-    try:
-        named = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (ValueError, RuntimeError):
-        named = set()
-    stand_ins = [(_Inert, name) for name in sorted(named | set(_KNOWN_CLASSES))]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for a damaged or foreign file
-        raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{path} is not a checkpoint of the RIDE trainer: expected a dict with 'state_dict'")
-    return content
-
-
-def read_state(path: str | Path, *, encoder: bool = True) -> dict[str, Tensor]:
-    """The weights of a released checkpoint under our names."""
-    return from_official(read_checkpoint(path)["state_dict"], encoder=encoder)
+# for `lt.models.convert`: the layout, how it is known, and what evaluation can do without
+LAYOUTS: dict[str, Callable[[dict[str, Any]], dict[str, Tensor]]] = {"ride": ride}
+SIGNATURES: dict[str, Callable[[dict[str, Any]], bool]] = {"ride": _is_ride}
+ENCODER = ("batchformer.",)

@@ -36,8 +36,10 @@ class Plan:
     cifar: bool  # 3x3 stem, Kaiming initialisation, pooling without a module
 
 
-def _torchvision_block(kind: str, in_channels: int, planes: int, stride: int, *, groups: int = 1) -> nn.Module:
-    import lt.compat  # noqa: F401
+def _torchvision_block(
+    kind: str, in_channels: int, planes: int, stride: int, *, groups: int = 1
+) -> nn.Module:
+    import lt.compat  # noqa: F401, I001  (before torchvision)
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
     block = {"basic": BasicBlock, "bottleneck": Bottleneck}[kind]
@@ -48,8 +50,8 @@ def _torchvision_block(kind: str, in_channels: int, planes: int, stride: int, *,
     return block(in_channels, planes, stride, shortcut, groups=groups, base_width=4 if groups > 1 else 64)
 
 
-_CIFAR = dict(block=Block, planes=(16, 32, 64), reduced=(24, 48), expansion=1, cifar=True)
-_IMAGENET = dict(planes=(64, 128, 256, 512), reduced=(192, 384), cifar=False)
+_CIFAR = {"block": Block, "planes": (16, 32, 64), "reduced": (24, 48), "expansion": 1, "cifar": True}
+_IMAGENET = {"planes": (64, 128, 256, 512), "reduced": (192, 384), "cifar": False}
 _BASIC = partial(_torchvision_block, "basic")
 _BOTTLENECK = partial(_torchvision_block, "bottleneck")
 _GROUPED = partial(_torchvision_block, "bottleneck", groups=32)  # 32x4d

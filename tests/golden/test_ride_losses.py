@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lt.losses.balanced import ClassBalanced, class_balanced_weights
-from lt.losses.experts import LdamDrw, Ride, diversity_temperatures, ldam_margins
+from lt.losses.experts import Ride, diversity_temperatures
+from lt.losses.margin import Ldam, ldam_margins
 from lt.losses.softmax import Focal
 
 HERE = Path(__file__).parent / "ride"
@@ -86,10 +87,11 @@ def test_distillation(name: str, epoch: int, repo: str) -> None:
 @pytest.mark.parametrize(("name", "epoch"), POINTS)
 def test_ldam_drw(name: str, epoch: int) -> None:
     kw = CASES[name]["kw"]
-    loss = LdamDrw(
+    loss = Ldam(
         class_counts=LOSSES[f"{name}/cls_num"],
         max_margin=kw.get("max_m", 0.5),
         scale=kw.get("s", 30),
+        scaled_logits=True,
         reweight_epoch=kw["reweight_epoch"],
     )
     loss.set_epoch(epoch - 1)
@@ -111,7 +113,9 @@ def test_constants_as_stored(name: str) -> None:
 
 def test_plain_logits_get_plain_cross_entropy() -> None:
     logits, target = torch.from_numpy(LOSSES["val_ce/logits"]), torch.from_numpy(LOSSES["val_ce/target"])
-    assert loss_of("c10_factor0")(logits, target).item() == pytest.approx(float(LOSSES["val_ce/loss"]), rel=1e-9)
+    assert loss_of("c10_factor0")(logits, target).item() == pytest.approx(
+        float(LOSSES["val_ce/loss"]), rel=1e-9
+    )
 
 
 def test_focal_and_weighted_cross_entropy() -> None:
