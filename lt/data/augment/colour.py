@@ -1,6 +1,7 @@
 """Batched resized crop, colour and blur that keep Pillow's uint8 arithmetic (float tensors of whole grey levels).
 
-Every operation of the ordinary chain ends in uint8; rounding at the same places gives the same pixels.
+Every operation of the ordinary chain ends in uint8; rounding at the same places gives the same pixels, but for
+the rare value that lies on a rounding edge. Planes lead, [C, B, H, W], so that a colour channel is contiguous.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lt.data.augment import draws
@@ -16,111 +16,124 @@ from lt.data.augment import draws
 ORDERS = torch.tensor(draws.ORDERS)
 
 
+def _filter(planes: Tensor, down: Tensor, across: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    """Rows, then columns, of every image through its own matrices [B, out, in]; `finish` after each pass.
+
+    On a GPU in float64: reduced-precision products (TF32) would move grey levels.
+    """
+    dtype = torch.float64 if planes.is_cuda else torch.float32
+    down, across = (m.to(device=planes.device, dtype=dtype) for m in (down, across))
+    rows = finish(torch.matmul(planes.to(dtype), across.transpose(1, 2)))
+    return finish(torch.matmul(down, rows)).float()
+
+
+def _round(values: Tensor) -> Tensor:
+    return values.add_(0.5).floor_()
+
+
 def _resize_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
     """[B, out, size]: Pillow's triangle filter from pixels start..start+length-1 to `out` pixels."""
     scale = (length.double() / out).view(-1, 1, 1)
-    stretch = scale.clamp(min=1.0)  # antialias when shrinking
     centre = (torch.arange(out).view(1, -1, 1) + 0.5) * scale + start.view(-1, 1, 1)
     pixel = torch.arange(size).view(1, 1, -1)
+    distance = (pixel + 0.5 - centre).abs_().div_(scale.clamp(min=1.0))  # antialias when shrinking
     inside = (pixel >= start.view(-1, 1, 1)) & (pixel < (start + length).view(-1, 1, 1))
-    weight = (1 - ((pixel + 0.5 - centre) / stretch).abs()).clamp(min=0) * inside
-    return (weight / weight.sum(2, keepdim=True)).float()
+    weight = distance.neg_().add_(1).clamp_(min=0).mul_(inside)
+    return weight.div_(weight.sum(2, keepdim=True))
 
 
 def resized_crop(images: Tensor, boxes: Tensor, *, size: int, mirrored: Tensor) -> Tensor:
     """Bilinear crop of boxes (top, left, height, width) [B, 4] to size x size, flipped where `mirrored`.
 
-    `boxes` and `mirrored` on the CPU; whole grey levels as float32 come back.
+    From uint8 [B, C, H, W] to planes; `boxes` and `mirrored` on the CPU.
     """
-    batch, channels, height, width = images.shape
+    height, width = images.shape[2:]
     top, left, tall, wide = boxes.unbind(1)
     across = _resize_weights(left, wide, width, size)
-    across = torch.where(mirrored.view(-1, 1, 1), across.flip(1), across).to(images.device)
-    down = _resize_weights(top, tall, height, size).to(images.device)
-    rows = images.float().view(batch, channels * height, width)
-    rows = torch.bmm(rows, across.transpose(1, 2)).add_(0.5).floor_().view(batch, channels, height, size)
-    columns = rows.transpose(1, 2).reshape(batch, height, channels * size)
-    out = torch.bmm(down, columns).add_(0.5).floor_()
-    return out.view(batch, size, channels, size).transpose(1, 2).contiguous()
+    across = torch.where(mirrored.view(-1, 1, 1), across.flip(1), across)
+    planes = images.float().transpose(0, 1).contiguous()
+    return _filter(planes, _resize_weights(top, tall, height, size), across, _round)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """ITU-R 601 luma in Pillow's 16-bit fixed point; [B, 1, H, W]."""
-    red, green, blue = images.unbind(1)  # products stay below 2^24: exact in float32
-    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) / 65536).floor_().unsqueeze(1)
+def _grey(planes: Tensor) -> Tensor:
+    """ITU-R 601 luma in Pillow's 16-bit fixed point: [B, H, W]."""
+    red, green, blue = planes.unbind(0)  # products stay below 2^24: exact in float32
+    return (red * 19595).add_(green * 38470).add_(blue * 7471).add_(32768).div_(65536).floor_()
 
 
-def _blend(base: Tensor | float, images: Tensor, factor: Tensor) -> Tensor:
-    factor = factor.view(-1, 1, 1, 1)
-    return (base + factor * (images - base)).clamp_(0, 255).floor_()
+def _blend(base: Tensor, planes: Tensor, factor: Tensor) -> Tensor:
+    """base + factor (image - base), cut to 0..255 and truncated."""
+    return (planes - base).mul_(factor.view(-1, 1, 1)).add_(base).clamp_(0, 255).floor_()
 
 
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(0.0, images, factor)
+def _brightness(planes: Tensor, factor: Tensor) -> Tensor:
+    return (planes * factor.view(-1, 1, 1)).clamp_(0, 255).floor_()
 
 
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = (_grey(images).mean((1, 2, 3), keepdim=True) + 0.5).floor()
-    return _blend(mean, images, factor)
+def _contrast(planes: Tensor, factor: Tensor) -> Tensor:
+    return _blend((_grey(planes).mean((1, 2), keepdim=True) + 0.5).floor_(), planes, factor)
 
 
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(_grey(images), images, factor)
+def _saturation(planes: Tensor, factor: Tensor) -> Tensor:
+    return _blend(_grey(planes), planes, factor)
 
 
-def _hue_saturation(images: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Pillow's uint8 hue and saturation: float32 quotients, truncated after a float64 product."""
-    red, green, blue = images.unbind(1)
-    spread = value - images.amin(1)
-    divisor = spread.clamp(min=1)
-    r, g, b = (value - red) / divisor, (value - green) / divisor, (value - blue) / divisor
-    sixth = torch.where(red == value, b - g, torch.where(green == value, 2 + r - b, 4 + g - r))
-    turns = sixth.double().div_(6).add_(1)
-    turns = turns.sub_(turns.floor()).float()  # to [0, 1), rounded as Pillow stores it
-    hue = turns.double().mul_(255).floor_().float() * (spread > 0)
-    return hue, (spread / value.clamp(min=1)).double().mul_(255).floor_().float()
+def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Hue and saturation in 0..255, truncated as Pillow does."""
+    red, green, blue = planes.unbind(0)
+    spread = value - planes.amin(0)
+    is_red, is_green = red == value, green == value
+    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    sixth = difference.div_(spread.clamp(min=1)).mul_(42.5)  # of 255
+    sixth += torch.where(is_red, 255.0 * (sixth < 0).float(), torch.where(is_green, 85.0, 170.0))
+    # an edge of truncation is a fraction of small integers, at least 1e-3 from the next: a nudge settles rounding
+    return sixth.add_(1e-4).floor_(), (spread * 255).div_(value.clamp(min=1)).floor_()
 
 
-def _hue(images: Tensor, factor: Tensor) -> Tensor:
+def _hue(planes: Tensor, factor: Tensor) -> Tensor:
     """Turn by int(255 factor) of 256 steps in Pillow's uint8 HSV.
 
     Back to RGB: channel = value (1 - saturation w), w the distance of the channel's sector cut to [0, 1].
     """
-    value = images.amax(1)
-    hue, saturation = _hue_saturation(images, value)
-    hue = hue + (factor.double() * 255).trunc().remainder(256).float().view(-1, 1, 1)
-    hue = (hue - 256 * (hue >= 256)) * 6 / 255
-    depth = value * saturation / 255
-    out = torch.empty_like(images)
+    value = planes.amax(0)
+    hue, saturation = _hue_saturation(planes, value)
+    hue += (factor.double() * 255).trunc().remainder(256).float().view(-1, 1, 1)
+    hue = hue.sub_((hue >= 256).float(), alpha=256).mul_(6 / 255)
+    depth = saturation.mul_(value).div_(255)
+    out = torch.empty_like(planes)
     for channel, sector in enumerate((5, 3, 1)):
         place = hue + sector
-        place = place - 6 * (place >= 6)
+        place.sub_((place >= 6).float(), alpha=6)
         share = torch.minimum(place, 4 - place).clamp_(0, 1)
-        torch.floor(value - depth * share + 0.5, out=out[:, channel])
+        torch.sub(value + 0.5, share.mul_(depth), out=out[channel]).floor_()
     return out
 
 
 OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _contrast, _saturation, _hue)
 
 
-def colour_jitter(images: Tensor, factors: Tensor, order: Tensor, active: Tensor) -> Tensor:
-    """Four operations on each image in its own order; float32 whole grey levels in and out.
+def colour_jitter(planes: Tensor, factors: Tensor, order: Tensor, active: Tensor) -> Tensor:
+    """Four operations on each image in its own order, in place.
 
     `factors` [B, 4], `order` [B, 4] (operation at each place) and `active` [B] live on the CPU, so that choosing
     the images of an operation never waits for the device.
     """
-    images = images.clone()
-    moved = factors.float().to(images.device)
+    moved = factors.float().to(planes.device)
     for place in range(4):
         for number, operation in enumerate(OPERATIONS):
-            which = torch.nonzero(active & (order[:, place] == number)).squeeze(1).to(images.device)
+            which = torch.nonzero(active & (order[:, place] == number)).squeeze(1).to(planes.device)
             if len(which):
-                images[which] = operation(images[which], moved[which, number])
-    return images
+                changed = operation(planes.index_select(1, which), moved[which, number])
+                planes.index_copy_(1, which, changed)
+    return planes
 
 
-def greyscale(images: Tensor, which: Tensor) -> Tensor:
-    return torch.where(which.view(-1, 1, 1, 1), _grey(images), images)
+def greyscale(planes: Tensor, which: Tensor) -> Tensor:
+    """Grey where `which` [n] (numbers of images) says, in place."""
+    if len(which):
+        grey = _grey(planes.index_select(1, which))
+        planes.index_copy_(1, which, grey.expand(len(planes), -1, -1, -1))
+    return planes
 
 
 def blur_kernel(sigma: Tensor, radius: int) -> Tensor:
@@ -130,19 +143,17 @@ def blur_kernel(sigma: Tensor, radius: int) -> Tensor:
     return taps / taps.sum(1, keepdim=True)
 
 
-def _slide(images: Tensor, taps: Tensor, dim: int) -> Tensor:
-    """One pass of the separable blur along `dim`, reflecting at the borders."""
+def _blur_matrix(taps: Tensor, size: int) -> Tensor:
+    """[B, size, size]: the taps along a line, reflecting at its ends."""
     radius = taps.shape[1] // 2
-    pad = (radius, radius, 0, 0) if dim == 3 else (0, 0, radius, radius)
-    padded, size = F.pad(images, pad, mode="reflect"), images.shape[dim]
-    weights = taps.t().reshape(-1, len(images), 1, 1, 1)
-    out = padded.narrow(dim, 0, size) * weights[0]
-    for tap in range(1, 2 * radius + 1):
-        out += padded.narrow(dim, tap, size) * weights[tap]
-    return out
+    source = torch.arange(size).view(-1, 1) + torch.arange(-radius, radius + 1)
+    source = (size - 1 - (size - 1 - source.abs()).abs()).unsqueeze(0).expand(len(taps), -1, -1)
+    matrix = torch.zeros(len(taps), size, size)
+    return matrix.scatter_add_(2, source, taps.unsqueeze(1).expand(-1, size, -1))
 
 
-def blur(images: Tensor, sigma: Tensor, *, radius: int) -> Tensor:
-    """Separable Gaussian blur, reflecting borders, back to whole grey levels by truncation (as published)."""
+def blur(planes: Tensor, sigma: Tensor, *, radius: int) -> Tensor:
+    """Separable Gaussian blur of x / 255, then back to whole grey levels by truncation (as published)."""
     taps = blur_kernel(sigma, radius).float()
-    return (_slide(_slide(images / 255, taps, 3), taps, 2) * 255).clamp_(0, 255).floor_()
+    down, across = (_blur_matrix(taps, size) for size in planes.shape[2:])
+    return _filter(planes / 255, down, across, lambda values: values).mul_(255).clamp_(0, 255).floor_()

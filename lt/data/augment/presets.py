@@ -171,14 +171,15 @@ class SimClr(Preset):
         c = draws.CROP_COLUMNS
         rows = rows.double()
         boxes = draws.resized_crop_batch(rows, *images.shape[2:])
-        images = colour.resized_crop(images, boxes, size=self.size, mirrored=rows[:, c] < 0.5)
+        planes = colour.resized_crop(images, boxes, size=self.size, mirrored=rows[:, c] < 0.5)
         order = colour.ORDERS[(rows[:, c + 2] * len(colour.ORDERS)).long()]
         low, high = torch.tensor(self.ranges, dtype=torch.float64).unbind(1)
         factors = low + (high - low) * rows[:, c + 3 : c + 7]
-        images = colour.colour_jitter(images, factors, order, rows[:, c + 1] < 0.8)
-        images = colour.greyscale(images, (rows[:, c + 7] < 0.2).to(images.device))
-        sigma = (0.1 + (2.0 - 0.1) * rows[:, c + 8]).to(images.device)
-        return self.normalise(colour.blur(images, sigma, radius=self.radius) if self.radius else images)
+        planes = colour.colour_jitter(planes, factors, order, rows[:, c + 1] < 0.8)
+        planes = colour.greyscale(planes, torch.nonzero(rows[:, c + 7] < 0.2).squeeze(1).to(images.device))
+        if self.radius:
+            planes = colour.blur(planes, 0.1 + (2.0 - 0.1) * rows[:, c + 8], radius=self.radius)
+        return self.normalise(planes.transpose(0, 1).contiguous())
 
     def batch(self, images: Tensor, rows: Tensor) -> Tensor | tuple[Tensor, ...]:
         if images.shape[1] != 3:
