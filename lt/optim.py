@@ -137,7 +137,9 @@ def warmup_cosine(
     return rate
 
 
-def warmup_cosine_at(t: float, *, lr: float, epochs: float, warmup_epochs: float, min_lr: float = 0.0) -> float:
+def warmup_cosine_at(
+    t: float, *, lr: float, epochs: float, warmup_epochs: float, min_lr: float = 0.0
+) -> float:
     """`t` in fractional epochs: linear from 0 over the warm-up, then half a cosine to min_lr."""
     if t < warmup_epochs:
         return lr * t / warmup_epochs

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from lt.errors import UserError
 from lt.losses.balanced import class_balanced_weights
-from lt.losses.base import Loss, choose, class_vector, counts_array, in_range, pick_target, positive_counts, top_two
+from lt.losses.base import (
+    Loss,
+    choose,
+    class_vector,
+    counts_array,
+    in_range,
+    pick_target,
+    positive_counts,
+    top_two,
+)
 
 
 def ldam_margins(class_counts: object, *, max_margin: float = 0.5) -> np.ndarray:
@@ -78,7 +87,9 @@ class Ldam(Loss):
 
     def _soft(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.reweighted:
-            raise UserError("LDAM with deferred re-weighting takes hard labels; mix the losses of two labels instead")
+            raise UserError(
+                "LDAM with deferred re-weighting takes hard labels; mix the losses of two labels instead"
+            )
         shares, labels = top_two(target, logits)
         total = logits.new_zeros(logits.shape[0])
         for share, label in zip(shares.unbind(1), labels.unbind(1), strict=True):

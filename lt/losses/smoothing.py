@@ -40,10 +40,15 @@ def smoothed(logits: Tensor, target: Tensor, *, smoothing: Tensor | float, form:
     """
     nll = -F.log_softmax(logits, dim=1)
     own = pick_target(nll, target)
-    e = smoothing.to(logits.dtype)[target] if isinstance(smoothing, Tensor) else smoothing
+    if isinstance(smoothing, Tensor):
+        smoothing = smoothing[target]
+        # the complement is taken in the precision of the stored vector (float32), as the published code does
+        keep, e = (1.0 - smoothing).to(logits.dtype), smoothing.to(logits.dtype)
+    else:
+        keep, e = 1.0 - smoothing, smoothing
     if form == "code":
-        return (1.0 - e) * own + e * nll.mean(1)
-    return (1.0 - e) * own + e * (nll.sum(1) - own) / max(logits.shape[1] - 1, 1)
+        return keep * own + e * nll.mean(1)
+    return keep * own + e * (nll.sum(1) - own) / max(logits.shape[1] - 1, 1)
 
 
 class LabelSmoothing(Loss):
