@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lt.errors import UserError, nearest, pick
+from lt.models import convert_livt, convert_ride
 from lt.models.importing import load_official
 
 State = dict[str, Tensor]
@@ -79,7 +80,7 @@ def ipdpp(container: dict[str, Any]) -> State:
 
 
 def wrapped(container: dict[str, Any]) -> State:
-    """MAE, LiVT, timm: {model: names as they are}; the optimiser and the arguments are left behind."""
+    """{model: names as they are} of any other code; the optimiser and the arguments are left behind."""
     return strip(container["model"])
 
 
@@ -92,6 +93,8 @@ LAYOUTS: dict[str, Callable[[dict[str, Any]], State]] = {
     "mislas": mislas,
     "decoupling": decoupling,
     "ipdpp": ipdpp,
+    **convert_ride.LAYOUTS,
+    **convert_livt.LAYOUTS,
     "wrapped": wrapped,
     "flat": flat,
 }
@@ -112,6 +115,8 @@ SIGNATURES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "mislas": lambda c: "state_dict_model" in c,
     "decoupling": _has_parts,
     "ipdpp": lambda c: _has_model(c, "enc."),
+    **convert_ride.SIGNATURES,
+    **convert_livt.SIGNATURES,
     "wrapped": lambda c: isinstance(c.get("model"), dict),
     "flat": lambda c: all(isinstance(v, Tensor) for v in c.values()),
 }

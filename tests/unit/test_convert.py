@@ -1,8 +1,11 @@
 import argparse
 import os
 import pickle
+import sys
+import types
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +270,35 @@ def test_torchvision_weights(tmp_path, monkeypatch):
     assert torch.equal(model.block.conv1.weight, block)  # the block starts at random, not pretrained
     assert report.sha256 == digest and report.meta["source"] == known["source"]
     assert set(report.kept) == {k for k in model.state_dict() if k.startswith(("layer4.1.", "fc."))}
+
+
+def test_foreign_configuration_is_left_behind(tmp_path, source, target, monkeypatch):
+    """RIDE files carry a pickled ConfigParser of a module called parse_config, with paths inside."""
+    ran = []
+
+    class ConfigParser:
+        def __init__(self):
+            self._config, self._save_dir = OrderedDict(name="x"), Path("/saved/models")
+
+        def __setstate__(self, state):
+            ran.append(state)
+
+    ConfigParser.__module__, ConfigParser.__qualname__ = "parse_config", "ConfigParser"
+    module = types.ModuleType("parse_config")
+    module.ConfigParser = ConfigParser
+    monkeypatch.setitem(sys.modules, "parse_config", module)
+    path = tmp_path / "model_best.pth"
+    for container in (mislas(source, config=ConfigParser()), mislas(source, config=np.random.rand(3))):
+        torch.save(container, path)
+        read, _ = importing.load_official(path)
+        assert read["config"] is None and not ran
+        convert.import_state(path, target)
+        assert same(source, target)
+
+
+def test_authors_layouts_are_known():
+    names = list(convert.LAYOUTS)
+    assert set(names) == set(convert.SIGNATURES) and {"ride", "livt_mgp", "livt_bft"} <= set(names)
+    assert convert.detect({"state_dict": {"module.backbone.linears.0.weight": torch.ones(1)}}) == "ride"
+    assert convert.detect({"model": {"patch_embed.proj.weight": 0, "mask_token": 0}}) == "livt_mgp"
+    assert convert.detect({"conv1.weight": torch.ones(1)}) == "flat"
