@@ -20,11 +20,11 @@ from pydantic import ValidationError
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Dataset, Params, Strict
 
-RECIPE_KEYS = ("paper", "title", "extends", "source", "verified", "note", "report", "stages", "sets", "runs")
+RECIPE_KEYS = ("paper", "title", "extends", "source", "verified", "note", "report", "why_not", "stages", "sets", "runs")
 SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
 DATASET_META = ("extends", "note", "source_of_numbers")
 STAGE_META = ("use",)
-RESERVED = ("tables", "figures", "report", "metrics", "code")
+RESERVED = ("tables", "figures", "report", "metrics", "recipes")
 IMPLICIT = ("predict", "evaluate")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 RUN = re.compile(r"(?P<dataset>[a-z0-9_]+)/(?P<method>[a-z0-9_]+)/(?P<arch>[a-z0-9_]+)/seed(?P<seed>\d+)")
@@ -302,6 +302,10 @@ class Config:
     def stage_names(self, method: str) -> list[str]:
         """Stages in the order in which the recipe lists them; predict and evaluate always exist."""
         return self._stage_names(method)
+
+    def own_stages(self, run: Run) -> list[str]:
+        """The stages that live with this run, not shared from another."""
+        return [s for s in self._stage_names(run.method) if self.home(run, s) == (run, s)]
 
     def _verb(self, method: str, stage: str) -> str:
         if stage in IMPLICIT:

@@ -46,12 +46,15 @@ def pick(kind: str, name: str, table: dict[str, object]) -> object:
     return table[name]
 
 
-def run_main(main: Callable[[], object]) -> NoReturn:
-    """Entry point of every script: user errors become one line on stderr."""
+def run_main(main: Callable[[], object], *, log: str | None = None) -> NoReturn:
+    """Entry point of every script: user errors become one line on stderr, and in the job's log."""
     try:
         main()
     except UserError as error:
         print(f"lt: {error}", file=sys.stderr)
+        if log:
+            with open(log, "a") as file:
+                file.write(f"lt: {error}\n")
         sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(130)

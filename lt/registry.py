@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lt import code
-from lt.errors import nearest
+from lt.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ KINDS = {
     "eval_augment": _kind("lt.data.augment", "PRESETS", "mean", "std", "size", "channels"),
     "schedule": _kind("lt.optim", "SCHEDULES", "lr", "epochs", "steps_per_epoch"),
     "optimizer": _kind("lt.optim", "OPTIMIZERS", "groups", "lr", "params"),
-    "groups": _kind("lt.optim", "GROUPS", "model", "weight_decay", "lr"),
+    "groups": _kind("lt.optim", "PARAM_RULES", "model", "weight_decay"),
     "task": _kind("lt.tasks", "TASKS"),
-    "mix": _kind("lt.data.mix", "MIXES", "source", "batch_size", "shape", "perm_source"),
+    "mix": _kind("lt.tasks.mixing", "MIXES", "num_classes", "class_counts"),
     "head": _kind("lt.models.heads", "HEADS", "in_features", "feature_dim", "num_classes"),
     "posthoc": _kind("lt.posthoc", "POSTHOC", "logits", "labels", "class_counts", "predictions"),
 }
@@ -68,19 +68,24 @@ def _imported(tree: ast.Module, name: str) -> tuple[str, str] | None:
     return None
 
 
-def _options(node: ast.AST | None) -> frozenset[str] | None:
+def _options(node: ast.AST | None, tree: ast.Module | None = None) -> frozenset[str] | None:
+    """Keyword names that a factory takes; through base classes of its own file where it passes `**rest` on."""
+    bases: list[str] = []
     if isinstance(node, ast.ClassDef):
+        bases = [b.id for b in node.bases if isinstance(b, ast.Name)]
         inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
         if not inits:
             fields = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
             return frozenset(fields) if fields and node.decorator_list else None
         node = inits[0]
-    if isinstance(node, ast.FunctionDef | ast.Lambda):
-        if node.args.kwarg:
-            return None
-        names = [a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
-        return frozenset(n for n in names if n not in ("self", "cls"))
-    return None
+    if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        return None
+    names = {a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
+    if node.args.kwarg:
+        parents = [n for n in (tree.body if tree else ()) if isinstance(n, ast.ClassDef) and n.name in bases]
+        above = _options(parents[0], tree) if parents else None
+        return None if above is None else frozenset(names | above)
+    return frozenset(names)
 
 
 def _find(module: str, name: str) -> tuple[str, ast.AST | None]:
@@ -97,17 +102,43 @@ def _find(module: str, name: str) -> tuple[str, ast.AST | None]:
 
 def _member(module: str, tree: ast.Module, value: ast.expr) -> Member:
     if isinstance(value, ast.Name):
-        home, node = _find(module, value.id)
-        return Member(home, _options(node))
+        return _home(module, value.id)
     if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
         found = _imported(tree, value.value.id)
         if found and not found[1]:
-            home, node = _find(found[0], value.attr)
-            return Member(home, _options(node))
+            return _home(found[0], value.attr)
     if isinstance(value, ast.Constant) and isinstance(value.value, str):  # "lt.tasks.classify:Classify"
         home, _, name = value.value.partition(":")
-        return Member(home, _options(_find(home, name)[1]) if name else None)
+        return _home(home, name) if name else Member(home, None)
+    if isinstance(value, ast.Call) and value.args:  # partial(Factory, option=...)
+        return _member(module, tree, value.args[0])
     return Member(module, None)
+
+
+def _home(module: str, name: str) -> Member:
+    home, node = _find(module, name)
+    path = code.module_path(home)
+    return Member(home, _options(node, code._tree(path) if path else None))
+
+
+ARCH_MODULES = ("lt.models.resnet_cifar", "lt.models.resnet", "lt.models.experts", "lt.models.vit", "lt.models.mae")
+
+
+@functools.lru_cache(maxsize=None)
+def archs() -> dict[str, str]:
+    """Every network's name, and the module that makes it."""
+    found: dict[str, str] = {}
+    for module in ARCH_MODULES:
+        path = code.module_path(module)
+        if path:
+            found.update(dict.fromkeys(_literal(code._tree(path), "ARCHS") or {}, module))
+    return found
+
+
+def arch_module(arch: str) -> str:
+    if arch not in archs():
+        raise UserError(f"no such network '{arch}'{nearest(arch, archs())}")
+    return archs()[arch]
 
 
 @functools.lru_cache(maxsize=None)

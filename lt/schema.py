@@ -68,7 +68,6 @@ class Dataset(Strict):
     imbalance: Imbalance | None = None
     holdout: Holdout = Holdout()
     shots: Shots = Shots()
-    groups: str = "count"
     class_map: Literal["label", "stable", "legacy"] = "label"
     lists: dict[Literal["train", "val", "test"], str] = {}
     prefix: dict[str, str] = {}
@@ -83,15 +82,14 @@ class Train(Strict):
     task: str = "classify"
     net: str | None = None
     options: dict[str, Any] = {}
-    init_rng: Literal["own", "shared"] = "own"
+    load: Literal["all", "backbone"] = "all"
     head: Choice | None = None
     trainable: Literal["all", "head", "block+head"] = "all"
-    bn: Literal["train", "eval", "block"] = "train"
+    bn: Literal["train", "eval"] = "train"
     epochs: Positive
     batch: Positive
     steps: Literal["ceil", "floor", "ceil+1"] | Positive = "ceil"
     accumulate: Positive = 1
-    micro_batch: Positive | None = None
     optimizer: Choice = Named(name="sgd", momentum=0.9)
     lr: Rate
     weight_decay: Rate = 0.0
@@ -133,15 +131,18 @@ class Merge(Strict):
 class Predict(Strict):
     verb: Literal["predict"] = "predict"
     batch: Positive = 256
-    part: Literal["test", "val", "train"] = "test"
     outputs: list[Literal["features", "experts"]] = []
     augment: Choice = Named(name="none")
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class Evaluate(Strict):
+    """`groups`: a second cut into many, medium and few, as the paper's code has it (lt/data/shots.py)."""
+
     verb: Literal["evaluate"] = "evaluate"
     posthoc: Choice | None = None
+    tuning: Literal["val", "train"] | None = None
+    groups: str = "count"
     zero: Literal["floor", "zero"] = "floor"
     bins: Positive = 15
     selected_on: Literal["last", "val", "test"] = "last"

@@ -1,0 +1,29 @@
+"""Long-tailed recognition: five papers, one graph. Numbers stand in params.yaml, edges in workflow/rules."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/verbs.smk"
+include: "workflow/rules/baselines.smk"
+include: "workflow/rules/tables.smk"
+
+
+localrules:
+    all,
+    recipe,
+    split_recipe,
+    table_recipe,
+
+
+rule all:
+    input:
+        expand("results/tables/{table}.csv", table=config["grid"]["tables"]),

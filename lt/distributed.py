@@ -1,0 +1,100 @@
+"""The only place that knows about ranks: torchrun starts them, gloo on CPU, nccl on GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def ranks() -> Iterator[torch.device]:
+    """Join the group that torchrun announced, if it did; yields this rank's device."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, device: torch.device, *, static: bool = False) -> nn.Module:
+    """DDP when there are ranks; the model itself otherwise."""
+    if world() == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, static_graph=static, broadcast_buffers=False
+    )
+
+
+def no_sync(network: nn.Module, skip: bool) -> contextlib.AbstractContextManager:
+    """Leave out the gradient reduction on all but the last micro-batch of a step."""
+    return network.no_sync() if skip and hasattr(network, "no_sync") else contextlib.nullcontext()
+
+
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean over ranks."""
+    if world() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world()
+
+
+def total(value: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks."""
+    if world() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True on every rank if it is true on one: a signal reaches only some."""
+    return bool(total(torch.tensor(float(flag), device=device)) > 0) if world() > 1 else flag
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Concatenate rows of all ranks, which may hold different numbers of them."""
+    if world() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    longest = int(max(c.item() for c in counts))
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(parts, padded)
+    return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)])
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()

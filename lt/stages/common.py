@@ -1,0 +1,81 @@
+"""What every stage needs: its recipe, its data, its threads."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lt import artefact
+from lt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file: the resolved numbers of one stage of one run."""
+
+    raw: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        try:
+            return cls(json.loads(Path(path).read_text()))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such recipe; run again: snakemake --cores all {path}") from None
+        except ValueError:
+            raise UserError(f"{path}: not a recipe; delete it and run again") from None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.raw["params"]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.raw["data"]
+
+    @property
+    def seed(self) -> int:
+        return int(self.raw.get("seed", 0))
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.data["num_classes"])
+
+
+def threads() -> int:
+    """What the rule granted (Snakemake exports it), else the cores that this process may use."""
+    granted = os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(granted) if granted and granted.isdigit() else len(os.sched_getaffinity(0))
+
+
+def set_threads(count: int | None = None) -> int:
+    """Before the first tensor."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(count or threads())
+    return torch.get_num_threads()
+
+
+def load_source(data: dict[str, Any], part: str) -> Any:
+    """The images and labels of one part of a data set."""
+    from lt.data import sources
+
+    return sources.load(data, part)
+
+
+def open_split(path: str | Path) -> tuple[artefact.Artefact, Any]:
+    from lt.data.splits import Split
+
+    opened = artefact.read(path)
+    return opened, Split.read(opened.folder)
+
+
+def open_model(path: str | Path) -> tuple[artefact.Artefact, dict[str, Any]]:
+    """The weights of a finished stage."""
+    from safetensors.torch import load_file
+
+    opened = artefact.read(path)
+    return opened, load_file(opened / "model.safetensors")

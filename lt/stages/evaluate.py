@@ -1,0 +1,94 @@
+"""`evaluate`: predictions and class counts, perhaps a post-hoc step -> metrics.json, per_class.csv. No torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lt import artefact, metrics
+from lt.data import shots
+from lt.data.splits import Split
+from lt.errors import pick
+from lt.stages.common import Recipe
+
+ZERO = {"floor": "floor 0.001", "zero": "zero"}
+
+
+def evaluate(
+    recipe: str | Path,
+    *,
+    predictions: str | Path,
+    split: str | Path,
+    out: str | Path,
+    tuning: str | Path | None = None,
+) -> None:
+    """Every metric of one set of predictions; `tuning` are the predictions that a post-hoc step is tuned on."""
+    started, recipe = time.time(), Recipe.read(recipe)
+    inputs = {"predictions": artefact.read(predictions), "split": artefact.read(split)}
+    if tuning:
+        inputs["tuning"] = artefact.read(tuning)
+    stored = load_predictions(inputs["predictions"])
+    counts = Split.read(inputs["split"].folder).class_counts
+    scores, note = adjusted(stored, counts, recipe, inputs)
+    groups = shots.by_count(counts, many=recipe.data["shots"]["many"], few=recipe.data["shots"]["few"])
+    form = metrics.Form(zero=ZERO[recipe.params["zero"]])
+    values = metrics.evaluate(scores, stored["labels"], class_counts=counts, shots=groups, form=form)
+    own = own_groups(stored, scores, counts, recipe)
+    table = metrics.per_class(scores, stored["labels"], class_counts=counts, shots=groups)
+    with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
+        content = {"metrics": values, "own_groups": own, **note, "selected_on": recipe.params["selected_on"]}
+        content["cost"] = cost_of(inputs["predictions"])
+        (draft / "metrics.json").write_text(artefact.dump(content))
+        (draft / "per_class.csv").write_text(metrics.per_class_csv(table))
+
+
+def load_predictions(opened: artefact.Artefact) -> dict[str, np.ndarray]:
+    with np.load(opened / "predictions.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def adjusted(
+    stored: dict[str, np.ndarray], counts: np.ndarray, recipe: Recipe, inputs: dict[str, artefact.Artefact]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The scores that are judged: logits, or what a post-hoc step makes of them."""
+    note: dict[str, Any] = {}
+    if "experts" in stored:
+        note["experts"] = float(stored["experts"].mean())
+    if not recipe.params["posthoc"]:
+        return stored["logits"], note
+    from lt import posthoc
+
+    tuning = load_predictions(inputs["tuning"]) if "tuning" in inputs else None
+    scores, found = posthoc.apply(recipe.params["posthoc"], stored, class_counts=counts, tuning=tuning)
+    return scores, {**note, **found}
+
+
+def own_groups(
+    stored: dict[str, np.ndarray], scores: np.ndarray, counts: np.ndarray, recipe: Recipe
+) -> dict[str, float | None]:
+    """Many, medium and few as the data set's paper cuts them, where that differs from the count rule."""
+    rule = recipe.params["groups"]
+    if rule == "count":
+        return {}
+    cut = pick("groups", rule, shots.SHOT_RULES)(counts, recipe.data["family"])
+    pred = scores.argmax(1)
+    found = metrics.evaluate_predictions(pred, stored["labels"], class_counts=counts, shots=cut)
+    return {name: found[name] for name in metrics.GROUPS}
+
+
+def cost_of(opened: artefact.Artefact) -> dict[str, float]:
+    """Time summed and memory at its highest over the chain of stages behind these predictions."""
+    wall, peak, seen, todo = 0.0, 0.0, set(), [opened.folder]
+    while todo:
+        folder = todo.pop()
+        if folder in seen or not (folder / artefact.MANIFEST).exists():
+            continue
+        seen.add(folder)
+        each = artefact.read(folder, verify=False)
+        facts = each.facts()
+        wall, peak = wall + facts.get("wall_s", 0.0), max(peak, facts.get("peak_mb", 0.0))
+        todo += [Path(p) for p in each.manifest["parents"].values()]
+    return {"wall_s": round(wall, 1), "peak_mb": peak}

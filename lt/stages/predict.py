@@ -1,0 +1,89 @@
+"""`predict`: a model and one part of the data -> predictions.npz, from which every metric is computed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lt import artefact, distributed, engine, models
+from lt.errors import UserError
+from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
+from lt.stages.train import evaluation_loader, load_weights
+
+
+def predict(
+    recipe: str | Path, *, split: str | Path, model: str | Path, part: str = "test", out: str | Path
+) -> None:
+    """Run the network once over every image; logits, labels and source indices are kept."""
+    started, recipe = time.time(), Recipe.read(recipe)
+    inputs = {"split": artefact.read(split), "model": artefact.read(model)}
+    threads = set_threads()
+    with distributed.ranks() as device:
+        network = network_of(inputs["model"], recipe, device)
+        arrays = collect(network, *part_of(inputs["split"], recipe, part), recipe=recipe, device=device)
+        if distributed.is_main():
+            with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
+                np.savez(draft / "predictions.npz", **arrays)
+                draft.extra = {"part": part, "threads": threads, "device": str(device)}
+        distributed.barrier()
+
+
+def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -> torch.nn.Module:
+    """The network that a finished training stage describes, with its weights, in evaluation mode."""
+    made = model.manifest["recipe"]
+    options, image = dict(made["params"].get("options", {})), recipe.data["image"]
+    if image["channels"] != 3:
+        options.setdefault("in_channels", image["channels"])
+    network = models.build(made["params"].get("net") or made["arch"], recipe.num_classes, seed=0, **options)
+    if made["params"].get("head"):
+        head = dict(made["params"]["head"])
+        models.set_head(network, head.pop("name"), **head)
+    load_weights(network, open_model(model.folder)[1], what="all", where=str(model.folder))
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def part_of(split: artefact.Artefact, recipe: Recipe, wanted: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Source, positions and renumbered labels of the train, val or test part."""
+    _, lists = open_split(split.folder)
+    home = lists.parts.get(wanted)
+    if home is None:
+        raise UserError(f"{recipe.raw['dataset']}: no {wanted} images; take a variant with a holdout")
+    source = load_source(recipe.data, home)
+    chosen = getattr(lists, wanted)
+    return source, np.arange(len(source)) if chosen is None else chosen, lists.relabel(source.labels)
+
+
+def collect(
+    network: torch.nn.Module, source: Any, indices: np.ndarray, labels: np.ndarray, *, recipe: Recipe, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Logits in float32, written into place batch by batch."""
+    p = recipe.params
+    loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device)
+    precision = engine.supported(p["precision"], device)
+    rows: dict[str, list[torch.Tensor]] = {"logits": [], "labels": [], "indices": []}
+    with torch.inference_mode(), engine.autocast(device, precision):
+        for batch in loader.epoch(0):
+            images = batch["image"].to(device).contiguous(memory_format=torch.channels_last)
+            found = outputs_of(network, images, p["outputs"])
+            for name, value in {**found, "labels": batch["target"], "indices": batch["index"]}.items():
+                rows.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
+    joined = {name: distributed.gather_rows(torch.cat(parts)) for name, parts in rows.items() if parts}
+    order = torch.argsort(joined["indices"], stable=True) if distributed.world() > 1 else slice(None)
+    return {name: value[order].cpu().numpy() for name, value in joined.items()}
+
+
+def outputs_of(network: torch.nn.Module, images: torch.Tensor, wanted: list[str]) -> dict[str, torch.Tensor]:
+    """Logits, and what the recipe asks for beside them."""
+    found: dict[str, torch.Tensor] = {}
+    if "features" in wanted:
+        found["features"] = network.features(images)
+        found["logits"] = network.classify(found["features"])
+    elif "experts" in wanted and hasattr(network, "dynamic"):
+        found["logits"], found["experts"] = network.dynamic(images)
+    else:
+        found["logits"] = network(images)
+    return found

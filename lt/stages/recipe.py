@@ -1,0 +1,143 @@
+"""`recipe`: params.yaml -> the small file that one stage depends on: its numbers and the digest of its code."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from lt import artefact, code, registry
+from lt.config import Config, Run, load
+from lt.errors import UserError
+
+DATA_OF = {  # what a verb needs to know of its data set; nothing else may make it run again
+    "split": None,
+    "train": ("source", "family", "num_classes", "image", "lists", "prefix"),
+    "subset": ("source", "family", "num_classes", "image", "lists", "prefix"),
+    "merge": ("source", "family", "num_classes", "image", "lists", "prefix"),
+    "predict": ("source", "family", "num_classes", "image", "lists", "prefix"),
+    "evaluate": ("family", "num_classes", "shots"),
+}
+NOT_FOR_SPLIT = ("image", "shots", "comparable", "why_not")
+
+
+def _data(config: Config, dataset: str, verb: str) -> dict[str, Any]:
+    known = _dataset_dict(config, dataset)
+    keys = DATA_OF[verb] or tuple(k for k in known if k not in NOT_FOR_SPLIT)
+    return {k: known[k] for k in keys}
+
+
+@functools.lru_cache(maxsize=4096)
+def _dataset_dict(config: Config, dataset: str) -> dict[str, Any]:
+    return config.dataset(dataset).model_dump()
+
+
+def of_split(config: Config, dataset: str, number: int) -> dict[str, Any]:
+    """The recipe of `results/<dataset>/split<k>`."""
+    digest = code.digest("scripts/split.py")
+    return {"stage": "split", "verb": "split", "dataset": dataset, "seed": number, "code": digest,
+            "data": _data(config, dataset, "split"), "params": {}}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=65536)
+def _params(config: Config, run: Run, stage: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    resolved = config.stage(run, stage)
+    params = resolved.params.model_dump()
+    return resolved.verb, params, members(params, run.arch)
+
+
+def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
+    """The modules of `lt` that these parameters reach through registries."""
+    found = set(registry.modules(params))
+    if params["verb"] in ("train", "predict", "subset", "merge"):
+        found.add(registry.arch_module(params.get("net") or arch))
+    return tuple(sorted(found))
+
+
+def of_stage(config: Config, run: Run, stage: str) -> dict[str, Any]:
+    """The recipe of one stage of one run."""
+    verb, params, modules = _params(config, run, stage)
+    return {
+        "stage": stage,
+        "verb": verb,
+        "dataset": run.dataset,
+        "method": run.method,
+        "arch": run.arch,
+        "seed": run.seed,
+        "data": _data(config, run.dataset, verb),
+        "params": params,
+        "code": code.digest(f"scripts/{verb}.py", modules),
+    }
+
+
+LABELLED = ("classify", "experts", "batchformer")
+
+
+def _epochs(config: Config, run: Run) -> int | None:
+    """Epochs of the first stage that trains the backbone on labels."""
+    for name in config.stage_names(run.method):
+        home, stage = config.home(run, name)
+        verb, params, _ = _params(config, home, stage)
+        if verb == "train" and params["task"] in LABELLED:
+            return params["epochs"]
+    return None
+
+
+def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
+    """What a table says of a run before it reads its metrics."""
+    data, posthoc = config.dataset(run.dataset), config.stage(run, "evaluate").params.posthoc
+    _, overlay = config.split_overlay(run.dataset)
+    why = data.why_not or (f"overlay {overlay}" if overlay else "")
+    return {
+        "manifest": f"results/metrics/{run}/{node}/manifest.json",
+        "dataset": run.dataset,
+        "imb_factor": data.imbalance.imb_factor if data.imbalance else None,
+        "method": run.method if final else f"{run.method}/{node}",
+        "arch": run.arch,
+        "resolution": data.image.size,
+        "epochs": _epochs(config, run),
+        "seed": run.seed,
+        "tau": posthoc.options().get("tau") if posthoc else None,
+        "holdout": run.dataset.endswith("_holdout"),
+        "not_comparable": why or config.meta(run.method, "why_not") or None,
+    }
+
+
+def of_table(config: Config, table: str) -> dict[str, Any]:
+    """The rows of a table, and where the metrics of each one lie."""
+    rows = [of_row(config, run, node, node == config.final_stage(run.method)) for run, node in config.rows(table)]
+    return {
+        "stage": "tabulate",
+        "verb": "tabulate",
+        "table": table,
+        "caption": config.table(table).caption,
+        "rows": rows,
+        "code": code.digest("scripts/tabulate.py"),
+        "published": published_digest(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def published_digest() -> str:
+    return artefact.sha256(code.ROOT / "lt" / "published.yaml")[:16]
+
+
+def write(out: str | Path, content: dict[str, Any]) -> None:
+    """Write a recipe only if it says something new: its time is what the drivers look at."""
+    text, path = artefact.dump(content), Path(out)
+    if not path.exists() or path.read_text() != text:
+        artefact.write_text(path, text)
+
+
+def recipe(run: str | None = None, *, stage: str | None = None, split: int = 0, table: str | None = None) -> None:
+    """Write the recipe of a table, of a data set's split, or of one stage (all of its own stages) of a run."""
+    config = load()
+    if table:
+        return write(f"results/recipes/{table}.json", of_table(config, table))
+    if run is None:
+        raise UserError("recipe: expected --run <dataset>[/<method>/<arch>/seed<k>] or --table <table>")
+    if "/" not in run:
+        return write(f"results/{run}/recipe/split{split}.json", of_split(config, run, split))
+    parsed = Run.parse(run)
+    for name in [stage] if stage else config.own_stages(parsed):
+        write(f"results/{parsed}/recipe/{name}.json", of_stage(config, parsed, name))

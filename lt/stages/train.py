@@ -1,0 +1,321 @@
+"""`train`: a split or subset, optional initial weights -> model.safetensors, history.csv, metrics.json."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lt import artefact, distributed, engine, losses, models, optim, rng, tasks
+from lt.data import augment
+from lt.data.loader import Loader
+from lt.errors import UserError
+from lt.scratch import Scratch, hold, key_of
+from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
+from lt.stages.progress import Progress
+
+
+def train(
+    recipe: str | Path,
+    *,
+    split: str | Path,
+    out: str | Path,
+    init: str | Path | None = None,
+    subset: str | Path | None = None,
+    index: int | None = None,
+    log: str | Path | None = None,
+) -> None:
+    """Train one stage and commit it; resume from its own state if it was stopped before."""
+    started, recipe = time.time(), Recipe.read(recipe)
+    inputs = {"split": artefact.read(split)}
+    if subset:
+        inputs["subset"] = artefact.read(subset)
+    if init:
+        inputs["init"] = artefact.read(init)
+    key = key_of(artefact.dump(recipe.raw), *(a.digest for a in inputs.values()), str(index))
+    with distributed.ranks() as device, hold(out, key) as scratch:
+        saved = scratch.load()
+        threads = set_threads(saved["threads"] if saved else None)
+        job = Job(recipe, inputs, index=index, device=device)
+        with Progress(log, total=job.settings.epochs) as progress, engine.Stop().listen() as stop:
+            if saved:
+                job.state.load_state_dict(saved["state"])
+                progress.line(f"resumed in epoch {job.state.epoch + 1}, step {job.state.step}")
+            engine.fit(job.state, job.settings, job.hooks(scratch, progress, threads), stop)
+        if distributed.is_main():
+            with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
+                draft.extra = {"seed": recipe.seed, "index": index, "threads": threads, "device": str(device)}
+                job.write(draft, scratch)
+        distributed.barrier()
+
+
+class Job:
+    """A training stage put together from its recipe."""
+
+    def __init__(self, recipe: Recipe, inputs: dict, *, index: int | None, device: torch.device) -> None:
+        self.recipe, self.params, self.device = recipe, recipe.params, device
+        self.seed = recipe.seed if index is None else rng.torch_seed(recipe.seed, "subset", index) >> 16
+        _, self.split = open_split(inputs["split"].folder)
+        self.indices = self.split.train
+        if "subset" in inputs:
+            name = "indices.npy" if index is None else f"indices{index}.npy"
+            self.indices = np.load(inputs["subset"] / name)
+        self.source = load_source(recipe.data, "train")
+        recorded = inputs["split"].manifest.get("data_digest")
+        if recorded and recorded != self.source.digest:
+            raise UserError(f"{recipe.data['family']}: the images changed since the split was made; run split again")
+        self.labels = self.split.relabel(self.source.labels)
+        self.model = self._model(inputs.get("init"))
+        self.loader = self._loader()
+        self.settings = self._settings()
+        self.state = self._state()
+
+    def _model(self, init: artefact.Artefact | None) -> nn.Module:
+        p, image = self.params, self.recipe.data["image"]
+        options = dict(p["options"])
+        if image["channels"] != 3:
+            options.setdefault("in_channels", image["channels"])
+        arch = p["net"] or self.recipe.raw["arch"]
+        model = models.build(arch, self.recipe.num_classes, seed=rng.torch_seed(self.seed, "init"), **options)
+        if init is not None:
+            load_weights(model, open_model(init.folder)[1], what=p["load"], where=str(init.folder))
+        if p["head"]:
+            with torch.random.fork_rng(devices=[]):
+                torch.random.default_generator.manual_seed(rng.torch_seed(self.seed, "init", "head"))
+                models.set_head(model, p["head"]["name"], **options_of(p["head"]))
+        if (p["trainable"], p["bn"]) != ("all", "train") or hasattr(model, "block_name"):
+            models.freeze(model, train=p["trainable"], bn=p["bn"])
+        layout = torch.channels_last if p["channels_last"] else torch.contiguous_format
+        return model.to(self.device, memory_format=layout)
+
+    def _loader(self) -> Loader:
+        p = self.params
+        micro = p["batch"] // p["accumulate"]
+        if p["batch"] % (p["accumulate"] * distributed.world()):
+            raise UserError(
+                f"batch: the global batch {p['batch']} does not divide by accumulate {p['accumulate']} "
+                f"x {distributed.world()} ranks"
+            )
+        return Loader(
+            self.source,
+            self.indices,
+            labels=self.labels[self.indices],
+            preset=preset(p["augment"], self.recipe.data["image"]),
+            batch_size=micro,
+            seed=self.seed,
+            sampler=self._sampler(),
+            steps=steps_of(p["steps"], len(self.indices), micro),
+            drop_last=p["steps"] == "floor",
+            workers=p["workers"],
+            device=self.device,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+
+    def _sampler(self) -> Any:
+        chosen = self.params["sampler"]
+        if not chosen:
+            return None
+        from lt.sampling import samplers
+
+        return samplers.build(
+            chosen["name"],
+            labels=self.labels[self.indices],
+            num_classes=self.recipe.num_classes,
+            source=rng.stream(self.seed, "sampler"),
+            **options_of(chosen),
+        )
+
+    def _settings(self) -> engine.Settings:
+        p, name, options = self.params, self.params["schedule"]["name"], options_of(self.params["schedule"])
+        updates = max(len(self.loader) // p["accumulate"], 1)
+        if name == "mae":
+            options |= {"accumulate": p["accumulate"], "micro_batches": len(self.loader)}
+        by_update = optim.schedule(name, lr=p["lr"], epochs=p["epochs"], steps_per_epoch=updates, **options)
+        return engine.Settings(
+            epochs=p["epochs"],
+            seed=self.seed,
+            schedule=lambda epoch, step: by_update(epoch, step // p["accumulate"]),
+            device=self.device,
+            precision=engine.supported(p["precision"], self.device),
+            channels_last=p["channels_last"],
+            accumulate=p["accumulate"],
+            clip=p["clip"],
+            eval_every=p["eval_every"],
+        )
+
+    def _state(self) -> engine.TrainState:
+        p, counts = self.params, self.split.class_counts
+        parameters = optim.param_groups(
+            self.model, weight_decay=p["weight_decay"], rule=p["groups"]["name"], **options_of(p["groups"])
+        )
+        loss = losses.build(p["loss"]["name"], class_counts=counts, **options_of(p["loss"])).to(self.device)
+        task = tasks.build(p["task"], model=self.model, loss=loss, mix=self._mix())
+        scaler = torch.amp.GradScaler(self.device.type) if self.settings.precision == "fp16" else None
+        return engine.TrainState(
+            model=self.model,
+            optimizer=optim.optimizer(p["optimizer"]["name"], parameters, **options_of(p["optimizer"])),
+            task=task,
+            loader=self.loader,
+            scaler=scaler,
+            ema=_average(self.model, p["ema"]),
+        )
+
+    def _mix(self) -> Any:
+        from lt.tasks import mixing
+
+        chosen = self.params["mix"]
+        if not chosen:
+            return None
+        counts, classes = self.split.class_counts, self.recipe.num_classes
+        return mixing.build(chosen["name"], num_classes=classes, class_counts=counts, **options_of(chosen))
+
+    def hooks(self, scratch: Scratch, progress: Progress, threads: int) -> engine.Hooks:
+        every = self.params["snapshots_every"]
+
+        def save(state: engine.TrainState) -> None:
+            if distributed.is_main():
+                scratch.save({"state": state.state_dict(), "threads": threads})
+
+        def epoch_end(state: engine.TrainState) -> None:
+            if every and state.epoch % every == 0 and distributed.is_main():
+                save_weights(self.weights(), scratch.folder / "snapshots" / f"epoch{state.epoch}.safetensors")
+
+        return engine.Hooks(
+            save=save,
+            log=progress.epoch,
+            validate=self._validator(),
+            capture=lambda state, batch, step: capture(scratch, self.recipe, state, batch, step),
+            epoch_end=epoch_end,
+            after_step=lambda state: progress.step(state.epoch, state.step, len(self.loader)),
+        )
+
+    def _validator(self) -> Callable[[nn.Module], dict[str, float]] | None:
+        """Top-1 on the validation images; a training stage never opens the test set."""
+        if not self.params["eval_every"] or not self.split.parts.get("val"):
+            return None
+        part = self.split.parts["val"]
+        source = self.source if part == "train" else load_source(self.recipe.data, part)
+        indices = np.arange(len(source.labels)) if self.split.val is None else self.split.val
+        loader = evaluation_loader(
+            source, indices, self.split.relabel(source.labels), self.params["eval_augment"], self.recipe, 256, self.device
+        )
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            was = model.training
+            model.eval()
+            hits = total = 0
+            with torch.no_grad(), engine.autocast(self.device, self.settings.precision):
+                for batch in loader.epoch(0):
+                    batch = engine.to_device(batch, self.settings)
+                    hits += int((model(batch["image"]).argmax(1) == batch["target"]).sum())
+                    total += len(batch["target"])
+            model.train(was)
+            return {"val_top1": 100 * hits / max(total, 1)}
+
+        return validate
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        model = self.state.ema.module if self.state.ema is not None else self.state.model
+        return model.state_dict()
+
+    def write(self, draft: artefact.Draft, scratch: Scratch) -> None:
+        save_weights(self.weights(), draft / "model.safetensors")
+        history = self.state.history
+        fields = list(dict.fromkeys(k for row in history for k in row))
+        with open(draft / "history.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else f"{v:.8g}" for k, v in row.items()} for row in history)
+        snapshots = scratch.folder / "snapshots"
+        if snapshots.exists():
+            (draft / "snapshots").mkdir()
+            for path in sorted(snapshots.iterdir()):
+                path.rename(draft / "snapshots" / path.name)
+        summary = {
+            "epochs": self.settings.epochs,
+            "updates": self.settings.epochs * (len(self.loader) // self.settings.accumulate),
+            "images": self.settings.epochs * len(self.loader) * self.loader.batch_size,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "precision": self.settings.precision,
+            **{k: v for k, v in history[-1].items() if k != "epoch"},
+        }
+        (draft / "metrics.json").write_text(artefact.dump(summary))
+
+
+def steps_of(rule: str | int, images: int, batch: int) -> int:
+    """Micro-batches in an epoch: a rule over the training list, or a number."""
+    if isinstance(rule, int):
+        return rule
+    return {"ceil": math.ceil(images / batch), "floor": images // batch, "ceil+1": math.ceil(images / batch) + 1}[rule]
+
+
+def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in chosen.items() if k != "name"}
+
+
+def preset(chosen: dict[str, Any], image: dict[str, Any]) -> Any:
+    return augment.build(chosen["name"], mean=image["mean"], std=image["std"], **options_of(chosen))
+
+
+def evaluation_loader(
+    source: Any, indices: np.ndarray, labels: np.ndarray, chosen: dict, recipe: Recipe, batch: int, device: torch.device
+) -> Loader:
+    """Every image once, in order; ranks share the list without overlap."""
+    return Loader(
+        source,
+        indices,
+        labels=labels[indices],
+        preset=preset(chosen, recipe.data["image"]),
+        batch_size=batch,
+        seed=0,
+        shuffle=False,
+        device=device,
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str, where: str) -> None:
+    """Strict by name and shape; `backbone` leaves out the head, which stays as it was drawn."""
+    own, head = model.state_dict(), {id(v) for v in model.head.state_dict(keep_vars=True).values()}
+    heads = {k for k, v in model.state_dict(keep_vars=True).items() if id(v) in head}
+    wanted = {k for k in own if what == "all" or k not in heads}
+    missing = sorted(k for k in wanted if k not in state)
+    wrong = sorted(k for k in wanted if k in state and state[k].shape != own[k].shape)
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        reason = "missing" if missing else f"shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        raise UserError(f"{where}: {name}: {reason} ({len(missing)} missing, {len(wrong)} of another shape)")
+    model.load_state_dict({k: state[k] if k in wanted else own[k] for k in own})
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
+
+
+def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
+    if decay is None:
+        return None
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def capture(scratch: Scratch, recipe: Recipe, state: engine.TrainState, batch: dict, step: engine.Step) -> str:
+    """What `lt replay` needs to run the failing step again."""
+    path = scratch.folder / "nonfinite.pt"
+    place = {"seed": step.seed, "epoch": step.epoch, "step": step.step, "rank": step.rank}
+    torch.save({"recipe": artefact.dump(recipe.raw), "state": state.state_dict(), "batch": batch, "step": place}, path)
+    return str(path)

@@ -1,0 +1,44 @@
+"""Classification: one network, one loss, optionally mixed images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lt.engine import Step
+from lt.tasks.mixing import Mixing
+
+
+class Classify:
+    """loss(network(x), y); with mixing the loss sees both labels or a soft target, as the mix's form says."""
+
+    def __init__(self, *, model: nn.Module, loss: nn.Module, mix: Mixing | None = None) -> None:
+        self.loss, self.mix = loss, mix
+        self.stochastic = has_dropout(model)
+
+    def start_epoch(self, epoch: int) -> None:
+        self.loss.train()
+        if hasattr(self.loss, "set_epoch"):
+            self.loss.set_epoch(epoch)
+
+    def __call__(self, network: nn.Module, batch: dict[str, Any], step: Step) -> dict[str, Tensor]:
+        images, target = batch["image"], batch["target"]
+        if self.mix is None:
+            logits = network(images)
+            return {"loss": self.loss(logits, target), "logits": logits}
+        images, criterion = self.mix(images, target, self.loss, step)
+        logits = network(images)
+        return {"loss": criterion(logits), "logits": logits}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss.load_state_dict(state["loss"])
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether a forward pass draws from torch's own generator."""
+    names = ("Dropout", "DropPath", "MultiheadAttention", "TransformerEncoderLayer")
+    return any(type(m).__name__.startswith(names) for m in model.modules())

@@ -1,0 +1,133 @@
+import os
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from lt.config import Config, Run, canonical
+from lt.errors import UserError
+from lt.stages import recipe as recipes
+
+ENV = "../../environment.yml"
+SEED = "results/{dataset}/{method}/{arch}/seed{seed}"
+
+
+def stop(error):
+    """A user's mistake: the line itself, exit code 2, no traceback."""
+    print(f"lt: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+try:
+    LT = Config(config)
+except UserError as error:
+    stop(error)
+
+
+def asked(function):
+    """Input functions speak through one line as well."""
+
+    def guarded(wildcards):
+        try:
+            return function(wildcards)
+        except UserError as error:
+            stop(error)
+
+    return guarded
+
+
+def one_of(names):
+    return "|".join(sorted(names)) or "none"
+
+
+def of_paper(*papers):
+    """The methods whose graph stands in these papers' files, as a wildcard's pattern."""
+    return one_of(m for m in config["recipes"] if LT.meta(m, "paper") in papers)
+
+
+def run_of(wildcards):
+    return Run(wildcards.dataset, wildcards.method, wildcards.arch, int(wildcards.seed))
+
+
+def path_of(run, *parts):
+    return "/".join(["results", str(run), *parts, "manifest.json"])
+
+
+def stage(name):
+    """A stage of this run, or of the recipe that it is shared from."""
+
+    @asked
+    def find(wildcards):
+        run, home = LT.home(run_of(wildcards), name)
+        return path_of(run, home)
+
+    return find
+
+
+def node_home(wildcards):
+    """Where a node of this run lives: `branch3` is the stage `branch`, number 3."""
+    stem = wildcards.node.rstrip("0123456789")
+    stages = LT.stage_names(wildcards.method)
+    name, number = (wildcards.node, "") if wildcards.node in stages else (stem, wildcards.node[len(stem) :])
+    run, home = LT.home(run_of(wildcards), name)
+    return run, f"{home}{number}"
+
+
+@asked
+def predictions(wildcards):
+    run, node = node_home(wildcards)
+    return path_of(run, "predictions", "test", node)
+
+
+@asked
+def tuning(wildcards):
+    part = LT.stage(run_of(wildcards), "evaluate").params.tuning
+    run, node = node_home(wildcards)
+    return path_of(run, "predictions", part, node) if part else []
+
+
+def recipe_of(name):
+    return f"{SEED}/recipe/{name}.json"
+
+
+def split_of(wildcards):
+    return f"results/{wildcards.dataset}/split0/manifest.json"
+
+
+@asked
+def stage_recipe(wildcards):
+    return canonical(recipes.of_stage(LT, run_of(wildcards), wildcards.stage))
+
+
+@asked
+def split_recipe(wildcards):
+    return canonical(recipes.of_split(LT, wildcards.dataset, int(wildcards.split)))
+
+
+@asked
+def table_recipe(wildcards):
+    return canonical(recipes.of_table(LT, wildcards.table))
+
+
+@asked
+def table_rows(wildcards):
+    return [row["manifest"] for row in recipes.of_table(LT, wildcards.table)["rows"]]
+
+
+def flags(wildcards, input):
+    """The named inputs, and what the output's name says, as options of the script."""
+    given = [f"--{name} {path}" for name, path in input.items() if path]
+    given += [f"--{name} {wildcards[name]}" for name in ("index", "part") if name in wildcards.keys()]
+    return " ".join(given)
+
+
+wildcard_constraints:
+    dataset="[a-z0-9_]+",
+    method="[a-z0-9_]+",
+    arch="[a-z0-9_]+",
+    seed=r"\d+",
+    stage="[a-z0-9_]+",
+    node="[a-z0-9_]+",
+    part="train|val|test",
+    index=r"\d+",
+    split=r"\d+",
+    table="[a-z0-9_]+",

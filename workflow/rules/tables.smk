@@ -1,0 +1,36 @@
+# Many runs -> one table beside the published numbers.
+
+
+rule table_recipe:
+    output:
+        "results/recipes/{table}.json",
+    params:
+        recipe=table_recipe,
+    log:
+        "logs/recipes/{table}.log",
+    conda:
+        ENV
+    shell:
+        "python scripts/recipe.py --table {wildcards.table} --log {log}"
+
+
+rule tabulate:
+    input:
+        recipe="results/recipes/{table}.json",
+        metrics=table_rows,
+    output:
+        csv=report("results/tables/{table}.csv", category="Tables", caption="../report/table.rst"),
+        md="results/tables/{table}.md",
+        tex="results/tables/{table}.tex",
+    log:
+        "logs/tables/{table}.log",
+    benchmark:
+        "benchmarks/tables/{table}.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "python scripts/tabulate.py --recipe {input.recipe} --out results/tables/{wildcards.table}.csv --log {log}"

@@ -1,0 +1,121 @@
+# The verbs that every paper is made of. A paper's file says `use rule train as <paper>_<stage> with:` its inputs.
+
+
+rule recipe:
+    output:
+        f"{SEED}/recipe/{{stage}}.json",
+    params:
+        recipe=stage_recipe,
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/recipe/{stage}.log",
+    conda:
+        ENV
+    shell:
+        "python scripts/recipe.py --run {wildcards.dataset}/{wildcards.method}/{wildcards.arch}/seed{wildcards.seed}"
+        " --stage {wildcards.stage} --log {log}"
+
+
+rule split_recipe:
+    output:
+        "results/{dataset}/recipe/split{split}.json",
+    params:
+        recipe=split_recipe,
+    log:
+        "logs/{dataset}/recipe/split{split}.log",
+    conda:
+        ENV
+    shell:
+        "python scripts/recipe.py --run {wildcards.dataset} --split {wildcards.split} --log {log}"
+
+
+rule split:
+    input:
+        recipe="results/{dataset}/recipe/split{split}.json",
+    output:
+        "results/{dataset}/split{split}/manifest.json",
+    params:
+        args=flags,
+    log:
+        "logs/{dataset}/split{split}.log",
+    benchmark:
+        "benchmarks/{dataset}/split{split}.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "python scripts/split.py {params.args} --out {output} --log {log}"
+
+
+rule train:
+    input:
+        recipe=recipe_of("{stage}"),
+        split=split_of,
+    output:
+        f"{SEED}/{{stage}}/manifest.json",
+    params:
+        args=flags,
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/{stage}.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/{stage}.tsv"
+    wildcard_constraints:
+        method="none",
+    conda:
+        ENV
+    retries: 2
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    shell:
+        "python scripts/train.py {params.args} --out {output} --log {log}"
+
+
+rule predict:
+    input:
+        recipe=recipe_of("predict"),
+        split=split_of,
+        model=f"{SEED}/{{node}}/manifest.json",
+    output:
+        f"{SEED}/predictions/{{part}}/{{node}}/manifest.json",
+    params:
+        args=flags,
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/predictions/{part}/{node}.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/predictions/{part}/{node}.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "python scripts/predict.py {params.args} --out {output} --log {log}"
+
+
+rule evaluate:
+    input:
+        recipe=recipe_of("evaluate"),
+        predictions=predictions,
+        split=split_of,
+        tuning=tuning,
+    output:
+        "results/metrics/{dataset}/{method}/{arch}/seed{seed}/{node}/manifest.json",
+    params:
+        args=flags,
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/metrics/{node}.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/metrics/{node}.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    shell:
+        "python scripts/evaluate.py {params.args} --out {output} --log {log}"
