@@ -124,36 +124,30 @@ def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
     return _Gather.apply(rows.contiguous(), start), start
 
 
-class BatchFormerNet(nn.Module):
-    """A plain classifier with a BatchFormer before its head and the head shared by both streams.
-
-    Training returns [2B, C]: the encoded stream, then the by-pass (labels are to be doubled). In eval mode it is
-    the plain network. The canonical weights are those of `net`; the encoder's are `batchformer.*`.
-    """
-
-    def __init__(self, net: nn.Module, batchformer: BatchFormer) -> None:
-        super().__init__()
-        self.net = net
-        self.batchformer = batchformer
-        self.feature_dim = net.feature_dim
-
-    @property
-    def head(self) -> nn.Module:
-        return self.net.head
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.net.features(x)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return self.net.classify(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)
-        if not self.training:
-            return self.classify(features)
-        return self.classify(two_stream_features(features, self.batchformer))
-
-
 def two_stream_features(features: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:
     """[enc(X); X], the input of a shared classifier."""
     return torch.cat([encoder(features), features])
+
+
+class _SharedClassifier:
+    """Mixed in before a plain classifier network that carries a `batchformer`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        if self.training:
+            features = two_stream_features(features, self.batchformer)
+        return self.classify(features)
+
+
+def with_batchformer(net: nn.Module, *, heads: int = 4, **options: Any) -> nn.Module:
+    """Give a plain classifier network an encoder before its head, shared by both streams (in place).
+
+    Training returns [2B, C]: the encoded stream, then the by-pass; the loss doubles the labels. In eval mode it is
+    the plain network, and the plain entries keep their names; the encoder's are `batchformer.*` (the published
+    recipes train them at 0.1 of the backbone's rate). 4 heads whatever the width, as in the released
+    balanced-softmax code.
+    """
+    net.batchformer = BatchFormer(net.feature_dim, heads=heads, **options).train(net.training)
+    # A subclass made here: the network keeps its entry names, which a wrapper would prefix.
+    net.__class__ = type(f"{type(net).__name__}WithBatchFormer", (_SharedClassifier, type(net)), {})
+    return net
