@@ -48,38 +48,68 @@ class ImageList:
 def read_list(path: Path | str, *, prefix: Mapping[str, str] | None = None) -> ImageList:
     """Read one list. `prefix` maps leading folders, longest first: {"data_256_standard": "data_256"}."""
     path = Path(path)
-    text, digest = _text(path)
+    raw = _bytes(path)
+    text, digest = _text(path, raw), hashlib.sha256(raw).hexdigest()
+    paths, labels = _columns(raw, text) or _rows(path, text)
+    if prefix:
+        paths = map_prefixes(paths, prefix)
+        text = "\n".join(paths)
+    if any(sign in text for sign in ("\n/", "..", "\\", ":", "\0", "~")) or text.startswith("/"):
+        _refuse_unsafe(path, paths)
+    return ImageList(path, paths, labels, digest)
+
+
+def _columns(raw: bytes, text: str) -> tuple[list[str], np.ndarray] | None:
+    """The official form by columns: plain text, one space a line, at most 9 digits after it; else None."""
+    data = np.frombuffer(raw.rstrip(b"\n") + b"\n", dtype=np.uint8)
+    ends, spaces = np.flatnonzero(data == 10), np.flatnonzero(data == 32)
+    if not text.isascii() or np.count_nonzero(data < 33) != 2 * len(ends) or len(ends) != len(spaces):
+        return None
+    starts, width = np.append(0, ends[:-1] + 1), ends - spaces - 1
+    if (spaces <= starts).any() or width.min() < 1 or width.max() > 9:
+        return None
+    labels = np.zeros(len(ends), dtype=np.int64)
+    for place in range(int(width.max())):
+        there = width > place
+        digit = data[spaces[there] + 1 + place].astype(np.int64) - 48
+        if ((digit < 0) | (digit > 9)).any():
+            return None
+        labels[there] = labels[there] * 10 + digit
+    return text.split()[::2], labels
+
+
+def _rows(path: Path, text: str) -> tuple[list[str], np.ndarray]:
+    """Any form with the label last (tabs, spaces in names), or the message that names the bad line."""
     lines = text.split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
         raise UserError(f"{path}: empty list")
-    rows = [line.rsplit(None, 1) for line in lines]
-    if set(map(len, rows)) != {2}:
-        number = next(n for n, row in enumerate(rows) if len(row) != 2)
-        raise _bad(path, number, lines[number], "expected 'relative/path label'")
-    paths, words = [row[0] for row in rows], [row[1] for row in rows]
-    joined = "".join(words)
-    if not (joined.isascii() and joined.isdecimal()) or max(map(len, words)) > 9:
-        number = next(n for n, w in enumerate(words) if not (w.isascii() and w.isdecimal() and len(w) < 10))
-        raise _bad(path, number, lines[number], f"label '{words[number]}' is not a whole number from 0")
-    if prefix:
-        paths = map_prefixes(paths, prefix)
-    _refuse_unsafe(path, paths)
-    return ImageList(path, paths, np.array(list(map(int, words)), dtype=np.int64), digest)
+    paths, labels = [], []
+    for number, line in enumerate(lines):
+        row = line.rsplit(None, 1)
+        if len(row) != 2:
+            raise _bad(path, number, line, "expected 'relative/path label'")
+        if not (row[1].isascii() and row[1].isdecimal() and len(row[1]) < 10):
+            raise _bad(path, number, line, f"label '{row[1]}' is not a whole number from 0")
+        paths.append(row[0])
+        labels.append(int(row[1]))
+    return paths, np.array(labels, dtype=np.int64)
 
 
-def _text(path: Path) -> tuple[str, str]:
-    """Text and digest, without BOM and with LF line ends."""
+def _bytes(path: Path) -> bytes:
+    """The list without BOM and with LF line ends."""
     if path.name.endswith("_open.txt"):
         raise UserError(f"{path}: an open-set list, not used here; take the list without '_open'")
     try:
-        raw = path.read_bytes()
+        return _plain(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot read the list ({error.strerror})") from None
-    raw = _plain(raw)
+
+
+def _text(path: Path, raw: bytes) -> str:
     try:
-        return raw.decode("utf-8"), hashlib.sha256(raw).hexdigest()
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start)
         raise UserError(f"{path}:{number + 1}: not UTF-8 text") from None
@@ -112,9 +142,6 @@ def map_prefixes(paths: list[str], prefix: Mapping[str, str]) -> list[str]:
 
 def _refuse_unsafe(file: Path, paths: list[str]) -> None:
     """No absolute path, no `..`: a list must not reach outside the image root."""
-    text = "\n" + "\n".join(paths)
-    if not any(sign in text for sign in ("\n/", "..", "\\", ":", "\0", "\n~")):
-        return
     for number, path in enumerate(paths):
         drive = len(path) > 1 and path[1] == ":"
         if path.startswith(("/", "~")) or drive or "\\" in path or "\0" in path:

@@ -1,13 +1,14 @@
 """Trees in the exact layout of the real data sets, with tiny made-up images or none at all.
 
-For tests, and for a user who wants to run everything once before the real images are there. Class sizes are the
-official ones (`cap` limits them) or given. Pictures carry their class as a colour, so a network can learn them.
+For tests, and for a user who wants to run everything once before the real images are there. Class sizes are
+the official ones (`cap` limits them) or given. Pictures carry their class as a colour, so a network can learn.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ def rehearse(
     size: int = 32,
     seed: int = 0,
 ) -> Path:
-    """Write `family` under `root` and return it. `pixels`: images, empty (files of no bytes), none (lists only)."""
+    """Write `family` under `root` and return it. `pixels`: images, empty (files of no bytes), none (lists)."""
     root, make = Path(root), pick("layout", family, LAYOUTS)
     pick("pixels", pixels, dict.fromkeys(PIXELS))
     if root.exists() and any(root.iterdir()):
@@ -132,15 +133,15 @@ def _files(
 ) -> None:
     official = "imagenet_lt" if family == "imagenet_bal" else family
     for part, file in OFFICIAL[official].items():
+        if part == "val" and family == "imagenet_bal":
+            continue
         if part == "train":
             sizes = counts
         else:
             each = BALANCED[official][part] if test_per_class is None else test_per_class
-            sizes = np.full(
-                len(counts), each if cap is None or test_per_class is not None else min(each, cap)
-            )
+            sizes = np.full(len(counts), each if cap is None or test_per_class is not None else min(each, cap))
         paths, labels = listed(family, part, sizes, seed=seed)
-        if family != "imagenet_bal" or part == "test":
+        if family != "imagenet_bal" or part != "train":
             write_list(root / file, paths, labels)
         write_images(root, paths, labels, pixels=pixels, size=size, seed=seed)
 
@@ -182,9 +183,7 @@ def images_for_list(root: Path | str, file: Path | str, *, pixels: str = "images
 # Sets in a few files
 
 
-def _arrays(
-    counts: np.ndarray, *, size: int, channels: int, seed: int, part: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(counts: np.ndarray, *, size: int, channels: int, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Images [N, size, size, channels] in mixed order, as in the real files."""
     labels = np.repeat(np.arange(len(counts)), counts)
     draw = stream(seed, "noise", "arrays", part)
@@ -207,9 +206,7 @@ def _cifar(
 ) -> None:
     folder, train, test, key, (meta, names_key), classes = LAYOUT[kind]
     if len(counts) != classes or pixels != "images":
-        raise UserError(
-            f"{kind}: {classes} counts and pixels 'images' expected; its labels lie among the pixels"
-        )
+        raise UserError(f"{kind}: {classes} counts and pixels 'images' expected; its labels lie among the pixels")
     out = root / folder
     out.mkdir()
     sizes = np.full(classes, 10_000 // classes if test_per_class is None else test_per_class)
@@ -222,8 +219,24 @@ def _cifar(
     _dump(out / meta, {names_key.encode(): [f"class_{c:02d}".encode() for c in range(classes)]})
 
 
+class _Python2(pickle._Pickler):
+    """Text and bytes both as Python 2 strings, as in the published files."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def _string(self, value: str | bytes) -> None:
+        raw = value if isinstance(value, bytes) else value.encode("latin1")
+        self.write(b"T" + len(raw).to_bytes(4, "little") + raw)
+        self.memoize(value)
+
+    dispatch[bytes] = dispatch[str] = _string
+
+
 def _dump(file: Path, content: dict[bytes, object]) -> None:
-    file.write_bytes(pickle.dumps(content, protocol=2))  # the protocol of the published files
+    out = io.BytesIO()
+    _Python2(out, protocol=2).dump(content)
+    old = b"cnumpy.core.multiarray\n"  # the module's name at that time
+    file.write_bytes(out.getvalue().replace(b"cnumpy._core.multiarray\n", old, 1))
 
 
 def write_idx(file: Path, values: np.ndarray) -> None:

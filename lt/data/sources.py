@@ -151,9 +151,7 @@ def _in_memory(name: str, images: np.ndarray, labels: np.ndarray, class_names: l
     digest = hashlib.sha256(f"{images.shape}".encode())
     digest.update(images)
     digest.update(labels.astype("<i8"))
-    return Source(
-        name, labels, len(class_names), images=images, class_names=class_names, digest=digest.hexdigest()
-    )
+    return Source(name, labels, len(class_names), images=images, class_names=class_names, digest=digest.hexdigest())
 
 
 def _digits(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -> Source:
@@ -241,9 +239,7 @@ def _of_files(name: str, root: Path, class_names: list[str], files: list[list[st
     labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(group) for group in files])
     text = "".join(f"{path} {label}\n" for path, label in zip(paths, labels.tolist(), strict=True))
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return Source(
-        name, labels, len(class_names), paths=paths, root=root, class_names=class_names, digest=digest
-    )
+    return Source(name, labels, len(class_names), paths=paths, root=root, class_names=class_names, digest=digest)
 
 
 def folder_classes(folder: Path) -> list[str]:

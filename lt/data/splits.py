@@ -149,9 +149,7 @@ class Split:
             found = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in there}
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: not a split ({error}); run the split stage again") from None
-        needed = {"train", "class_counts", "class_map"} | {
-            k for k in ("val", "test") if parts.get(k) == "train"
-        }
+        needed = {"train", "class_counts", "class_map"} | {k for k in ("val", "test") if parts.get(k) == "train"}
         if missing := sorted(needed - set(found)):
             raise UserError(f"{folder}: {missing[0]}.npy is missing; run the split stage again")
         return cls(**{name: found.get(name) for name in INT64_FILES}, parts=parts)
@@ -227,9 +225,7 @@ def _imbalanced(labels: np.ndarray, imbalance: Mapping[str, Any], num_classes: i
     n_max = imbalance.get("n_max")
     if n_max is None:
         if have.min() != have.max():
-            raise UserError(
-                f"imbalance.n_max: missing, and the classes differ ({have.min()} to {have.max()})"
-            )
+            raise UserError(f"imbalance.n_max: missing, and the classes differ ({have.min()} to {have.max()})")
         n_max = len(labels) / num_classes
     wanted = count(n_max, factor, num_classes)
     if (wanted == 0).any():
