@@ -54,8 +54,8 @@ def bns_eq12(first: Tensor, second: Tensor, labels: Tensor, *, tau: float = 0.5)
     """Equation 12 over a whole batch: q from the first view, v from the second, mean over the anchors i.
 
     L_i = -(1/|A_i|) sum_{a in A_i} [log s(q_a v_i/tau) + sum_{j: y_j != y_i} log s(-q_a v_j/tau)], s the
-    sigmoid, A_i all items of i's label, i among them. The paper leaves the numbers of positives and negatives open;
-    taking all of the batch is this project's reading. Here the sigmoid takes the cosine itself.
+    sigmoid, A_i all items of i's label, i among them. The paper leaves the numbers of positives and negatives
+    open; taking all of the batch is this project's reading. Here the sigmoid takes the cosine itself.
     """
     _check(first, second, labels, tau=tau)
     with torch.autocast(first.device.type, enabled=False):

@@ -1,0 +1,189 @@
+"""IP-DPP's verb: under-sample large classes to k a class, as the paper says or as was released.
+
+The released sampler draws uniformly, from a generator seeded with 42 at every call: it runs an exchange chain
+on the kernel and returns the chain's first state, the uniform start. So `official` does not look at p, and
+every redraw in every run keeps the same images. `exact` and `mcmc` draw from the kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lt.errors import UserError, pick
+from lt.sampling.balanced import by_class
+from lt.sampling.kdpp import Features, RankOne, Source, dppy_draw, exchange, kernel_matrix, log_det, parts
+
+SAMPLERS = {
+    "official": "as released: uniform, RandomState(42), the same at every draw, blind to p",
+    "uniform": "uniform without replacement from the given source",
+    "exact": "k-DPP, exact",
+    "mcmc": "k-DPP, exchange chain run until mixed",
+    "dppy": "k-DPP by DPPy, small classes only",
+}
+KERNELS = ("code", "paper", "features")
+START_DET = 1e-9  # below it the released chain redraws its start
+START_TRIALS = 100
+
+
+def draw(
+    labels: np.ndarray,
+    k: int | Mapping[int, int] | Sequence[int],
+    *,
+    sampler: str,
+    kernel: str = "paper",
+    p: np.ndarray | None = None,
+    features: np.ndarray | None = None,
+    source: Source | None = None,
+) -> np.ndarray:
+    """Positions (int64) of a subset with at most `k` samples a class, class after class in label order.
+
+    `p` [N] holds the probability of each sample's own label (kernels code and paper), `features` [N, d] the
+    rows of the feature kernel. `k` is one number or one a class. A class with no more than k samples is kept
+    whole and uses no randomness. `official` takes no source: its own is part of what was released.
+    """
+    pick("sampler", sampler, SAMPLERS)
+    pick("kernel", kernel, dict.fromkeys(KERNELS))
+    groups = dict(sorted(by_class(labels).items()))
+    sizes = {label: _size(k, label) for label in groups}
+    if sampler == "official":
+        chosen = _official(groups, sizes, np.random.RandomState(42) if source is None else source)
+        return np.concatenate([chosen[label] for label in groups])
+    if source is None:
+        raise UserError(f"dpp: sampler '{sampler}' needs a source of randomness; only 'official' has its own")
+    values = None if sampler == "uniform" else _values(kernel, p, features, len(np.asarray(labels)))
+    picked = []
+    for label, positions in groups.items():
+        if len(positions) > sizes[label]:
+            rows = None if values is None else values[positions]
+            try:
+                inside = _one_class(len(positions), sizes[label], rows, sampler, kernel, source)
+            except UserError as error:
+                raise UserError(f"dpp: class {label}: {str(error).removeprefix('dpp: ')}") from None
+            positions = positions[inside]
+        picked.append(positions)
+    return np.concatenate(picked).astype(np.int64)
+
+
+def describe(
+    labels: np.ndarray, picked: np.ndarray, *, p: np.ndarray, kernel: str, previous: np.ndarray | None = None
+) -> list[dict[str, float]]:
+    """What a draw did, class by class: sizes, mean p before and after, log det, overlap with the last."""
+    labels, rows = np.asarray(labels), []
+    for label, positions in sorted(by_class(labels).items()):
+        inside = np.flatnonzero(np.isin(positions, picked))
+        weight, rank_one = parts(p[positions], kernel)
+        row = {
+            "class": label,
+            "available": len(positions),
+            "kept": len(inside),
+            "mean_p": float(p[positions].mean()),
+            "mean_p_kept": float(p[positions[inside]].mean()) if len(inside) else math.nan,
+            "log_det": log_det(weight, rank_one / weight, inside),
+        }
+        if previous is not None:
+            row["overlap"] = int(np.isin(positions[inside], previous).sum())
+        rows.append(row)
+    return rows
+
+
+def official_chain(
+    p: np.ndarray, k: int, source: np.random.RandomState, *, kernel: str = "code", states: int = 10
+) -> np.ndarray:
+    """The released chain, state by state [states, k], with the released use of the generator.
+
+    Its dense determinants are replaced by the closed form. State 0 is what the released code returns.
+    """
+    weight, rank_one = parts(p, kernel)
+    total, ratio = len(weight), rank_one / weight
+    for _ in range(START_TRIALS):
+        state = source.choice(total, size=k, replace=False)
+        level = log_det(weight, ratio, state)
+        if level > math.log(START_DET):
+            break
+    else:
+        raise UserError(
+            f"dpp: the released chain finds no start with det > {START_DET:g} (N={total}, k={k}, "
+            f"kernel {kernel}, log det {level:.1f}); expected sampler 'exact' or 'mcmc'"
+        )
+    chain = [state]
+    for _ in range(states - 1):
+        state = chain[-1]
+        if source.rand() < 0.5:
+            swapped = state.copy()
+            place = source.choice(k)
+            swapped[place] = np.delete(np.arange(total), state)[source.choice(total - k)]
+            proposed = log_det(weight, ratio, swapped)
+            if source.rand() < math.exp(min(0.0, proposed - level)):
+                state, level = swapped, proposed
+        chain.append(state)
+    return np.array(chain)
+
+
+def _one_class(
+    total: int, k: int, values: np.ndarray | None, sampler: str, kernel: str, source: Source
+) -> np.ndarray:
+    if sampler == "uniform":
+        return np.sort(source.permutation(total)[:k])
+    if kernel == "features":
+        if sampler == "exact":
+            return Features(values, k).draw(source)
+        if sampler == "dppy":
+            return dppy_draw(values @ values.T, k, source)
+        raise UserError("dpp: sampler 'mcmc' has no feature kernel; expected 'exact' or 'dppy'")
+    if sampler == "exact":
+        return RankOne(values, k, kernel).draw(source)
+    if sampler == "mcmc":
+        return exchange(values, k, source, kernel=kernel)
+    if math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) > 700:
+        raise UserError(
+            f"dpp: dppy overflows for N={total}, k={k} and would silently drop the samples of lowest p; "
+            "expected sampler 'exact'"
+        )
+    return dppy_draw(kernel_matrix(values, kernel), k, source)
+
+
+def _official(
+    groups: Mapping[int, np.ndarray], sizes: Mapping[int, int], source: np.random.RandomState
+) -> dict[int, np.ndarray]:
+    """Classes from last to first; what the nine transitions after the start draw only moves the stream."""
+    if not isinstance(source, np.random.RandomState):
+        raise UserError("dpp: sampler 'official' draws from numpy's RandomState; leave its source out")
+    chosen = {}
+    for label in reversed(groups):
+        positions, k = groups[label], sizes[label]
+        total = len(positions)
+        if total > k:
+            positions = positions[source.choice(total, k, replace=False)]
+            for _ in range(9):
+                if source.rand() < 0.5:
+                    source.choice(k)
+                    source.choice(total - k)
+                    source.rand()
+        chosen[label] = positions
+    return chosen
+
+
+def _size(k: int | Mapping[int, int] | Sequence[int], label: int) -> int:
+    try:
+        size = k if np.ndim(k) == 0 and not isinstance(k, Mapping) else k[label]
+    except (KeyError, IndexError):
+        raise UserError(f"dpp: k has no entry for class {label}") from None
+    if int(size) != size or size < 1:
+        raise UserError(f"dpp: k is {size} for class {label}; expected a whole number, at least 1")
+    return int(size)
+
+
+def _values(kernel: str, p: np.ndarray | None, features: np.ndarray | None, total: int) -> np.ndarray:
+    name, values, ndim = ("features", features, 2) if kernel == "features" else ("p", p, 1)
+    if values is None:
+        raise UserError(f"dpp: kernel '{kernel}' needs {name}")
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != ndim or len(values) != total:
+        raise UserError(f"dpp: {name} has shape {values.shape} for {total} labels")
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).reshape(total, -1).any(1).sum())
+        raise UserError(f"dpp: {name} of {bad} samples is not finite")
+    return values
