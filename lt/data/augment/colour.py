@@ -79,15 +79,17 @@ def _saturation(planes: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Hue and saturation in 0..255, truncated as Pillow does."""
-    red, green, blue = planes.unbind(0)
+    """Hue and saturation in 0..255. Truncation edges are common (multiples of 1/6), so every rounding to single
+    precision stands where Pillow's C code has it."""
     spread = value - planes.amin(0)
-    is_red, is_green = red == value, green == value
-    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-    sixth = difference.div_(spread.clamp(min=1)).mul_(42.5)  # of 255
-    sixth += torch.where(is_red, 255.0 * (sixth < 0).float(), torch.where(is_green, 85.0, 170.0))
-    # an edge of truncation is a fraction of small integers, at least 1e-3 from the next: a nudge settles rounding
-    return sixth.add_(1e-4).floor_(), (spread * 255).div_(value.clamp(min=1)).floor_()
+    red, green, blue = ((value - planes) / spread.clamp(min=1)).unbind(0)
+    is_red, is_green = planes[0] == value, planes[1] == value
+    sixth = torch.where(is_red, blue, torch.where(is_green, red, green)).double()
+    sixth += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
+    sixth -= torch.where(is_red, green, torch.where(is_green, blue, red))
+    turns = sixth.float().double().div_(6).add_(1)
+    hue = turns.sub_(turns.floor()).float().double().mul_(255).floor_().float()
+    return hue.mul_(spread > 0), (spread * 255).div_(value.clamp(min=1)).floor_()
 
 
 def _hue(planes: Tensor, factor: Tensor) -> Tensor:

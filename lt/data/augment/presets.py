@@ -56,7 +56,9 @@ class Preset:
     def normalise(self, images: Tensor) -> Tensor:
         device = images.device
         if device not in self._constants:
-            mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            mean, std = (
+                torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std)
+            )
             self._constants[device] = ((1 / (255 * std)).float().to(device), (mean / std).float().to(device))
         return batched.normalise(images, *self._constants[device])
 
@@ -71,20 +73,20 @@ class Preset:
 class CropFlip(Preset):
     """Zero padding, random crop of the image's own size, flip; with `degrees`, rotation by +- that (RIDE)."""
 
-    def __init__(self, *, pad: int = 4, degrees: float = 0.0, p_flip: float = 0.5, **stats):
+    def __init__(self, *, pad: int = 4, degrees: float = 0.0, **stats):
         super().__init__(**stats)
-        self.pad, self.degrees, self.p_flip = pad, degrees, p_flip
+        self.pad, self.degrees = pad, degrees
         self.columns = 4 if degrees else 3
 
     def parameters(self, source: draws.Source) -> tuple[int, int, bool, float]:
         top, left = draws.crop_offset(source, 2 * self.pad, 2 * self.pad)
-        mirrored = source.chance(self.p_flip)
+        mirrored = source.flip()
         return top, left, mirrored, source.uniform(-self.degrees, self.degrees) if self.degrees else 0.0
 
     def batch(self, images: Tensor, rows: Tensor) -> Tensor:
         rows = rows.double()
         offsets = (rows[:, :2] * (2 * self.pad + 1)).long()
-        mirrored = (rows[:, 2:3] < self.p_flip).long()
+        mirrored = (rows[:, 2:3] < 0.5).long()
         top, left, which = torch.cat([offsets, mirrored], 1).to(images.device).unbind(1)
         images = batched.crop_flip(images, top, left, which, pad=self.pad)
         if self.degrees:
@@ -113,7 +115,7 @@ class AutoAugmentCutout(Preset):
 
     def parameters(self, source: draws.Source) -> tuple[int, int, bool, list[policies.Step]]:
         top, left = draws.crop_offset(source, 2 * self.pad, 2 * self.pad)
-        return top, left, source.chance(0.5), policies.autoaugment_steps(source)
+        return top, left, source.flip(), policies.autoaugment_steps(source)
 
     def apply(self, image: Image_, top: int, left: int, mirrored: bool, steps: list[policies.Step]) -> Image_:
         image = ops.pad_crop(image, top, left, self.pad)
@@ -154,7 +156,7 @@ class SimClr(Preset):
 
     def parameters(self, source: draws.Source, height: int, width: int) -> dict:
         box = draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width)
-        mirrored = source.chance(0.5)
+        mirrored = source.flip()
         jittered = source.chance(0.8)
         part = source.block(draws.JITTER_COLUMNS)
         steps = draws.jitter(part, self.ranges) if jittered else []
@@ -186,7 +188,9 @@ class SimClr(Preset):
             raise UserError("augmentation 'simclr' needs colour images; set channels: 3")
         step = CACHED if images.device.type == "cpu" else len(images)
         views = tuple(
-            torch.cat([self._one_view(*pair) for pair in zip(images.split(step), part.split(step), strict=True)])
+            torch.cat(
+                [self._one_view(*pair) for pair in zip(images.split(step), part.split(step), strict=True)]
+            )
             for part in rows.split(self._view, 1)
         )
         return views if self.views > 1 else views[0]
@@ -257,7 +261,7 @@ class Large(Preset):
         drawn: dict = {
             "box": draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width, scale=self.scale)
         }
-        drawn["flip"] = source.chance(0.5)
+        drawn["flip"] = source.flip()
         drawn["jitter"] = draws.jitter(source.block(draws.JITTER_COLUMNS), self.ranges) if self.ranges else []
         drawn["steps"] = []
         if self.operations:
