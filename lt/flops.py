@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from lt.errors import UserError
 from lt.models.heads import CosineNormed, CosineSquash
 
-
 KINDS = ("published", "with_classifiers", "macs")
 
 
@@ -59,9 +58,7 @@ def _observe(module: nn.Module, x: Tensor, out: Tensor) -> dict[str, int]:
 
 
 @torch.no_grad()
-def count(
-    net: nn.Module, size: Sequence[int], *, forward: Callable[[Tensor], object] | None = None
-) -> Count:
+def count(net: nn.Module, size: Sequence[int], *, forward: Callable[[Tensor], object] | None = None) -> Count:
     """Count one image of `size` (channels, height, width) in eval mode; `forward` instead of calling `net`."""
     if len(size) != 3:
         raise UserError(f"flops: size must be (channels, height, width), got {tuple(size)}")
@@ -90,10 +87,7 @@ def by_experts(net: nn.Module, size: Sequence[int]) -> list[Count]:
 
     That is how the released tool counts: the routed network with i + 1 experts, all of them run.
     """
-    return [
-        count(net, size, forward=lambda x, n=n: net.run_experts(x, n))
-        for n in range(1, net.num_experts + 1)
-    ]
+    return [count(net, size, forward=lambda x, n=n: net.run_experts(x, n)) for n in range(1, net.num_experts + 1)]
 
 
 def by_experts_spent(net: nn.Module, size: Sequence[int]) -> list[Count]:

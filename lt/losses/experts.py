@@ -117,9 +117,7 @@ class Ride(Loss):
         if logits.ndim == 2 and teacher_logits is None:
             return super().forward(logits, target)
         if logits.ndim != 3 or logits.shape[1] == 0:
-            raise UserError(
-                f"Ride: expert logits must be [batch, experts, classes], got {tuple(logits.shape)}"
-            )
+            raise UserError(f"Ride: expert logits must be [batch, experts, classes], got {tuple(logits.shape)}")
         check_target(logits[:, 0], target, soft=False, name="Ride")
         with torch.autocast(logits.device.type, enabled=False):
             logits = at_least_float32(logits)

@@ -71,9 +71,7 @@ class BatchFormer(nn.Module):
             raise UserError(f"BatchFormer: group_size must be at least 1, not {group_size}")
         layer = nn.TransformerEncoderLayer(dim, heads, dim_feedforward=dim, dropout=dropout)
         # A stack starts from copies of one layer, as in the released code.
-        self.encoder = (
-            layer if layers == 1 else nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        )
+        self.encoder = layer if layers == 1 else nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.group_size = group_size
         self.across_ranks = across_ranks
 

@@ -49,9 +49,7 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         plain = name.removeprefix("module.")
         if not plain.startswith("backbone."):
-            raise UserError(
-                f"not a RIDE checkpoint: expected names that start with 'backbone.', found '{name}'"
-            )
+            raise UserError(f"not a RIDE checkpoint: expected names that start with 'backbone.', found '{name}'")
         if not isinstance(value, Tensor):
             raise UserError(f"entry '{name}' is no tensor but {type(value).__name__}")
         ours[_rename(plain.removeprefix("backbone."), _TO_OURS)] = value
@@ -72,9 +70,7 @@ def ride(container: dict[str, Any]) -> dict[str, Tensor]:
 
 def _is_ride(container: dict[str, Any]) -> bool:
     state = container.get("state_dict")
-    return isinstance(state, dict) and any(
-        str(k).removeprefix("module.").startswith("backbone.") for k in state
-    )
+    return isinstance(state, dict) and any(str(k).removeprefix("module.").startswith("backbone.") for k in state)
 
 
 # for `lt.models.convert`: the layout, how it is known, and what evaluation can do without

@@ -36,9 +36,7 @@ class Plan:
     cifar: bool  # 3x3 stem, Kaiming initialisation, pooling without a module
 
 
-def _torchvision_block(
-    kind: str, in_channels: int, planes: int, stride: int, *, groups: int = 1
-) -> nn.Module:
+def _torchvision_block(kind: str, in_channels: int, planes: int, stride: int, *, groups: int = 1) -> nn.Module:
     import lt.compat  # noqa: F401, I001  (before torchvision)
     from torchvision.models.resnet import BasicBlock, Bottleneck
 

@@ -47,9 +47,7 @@ class RoutedRideNet(RideNet):
     (batch statistics and BatchFormer belong to the first stage).
     """
 
-    def __init__(
-        self, num_classes: int, *, top_k: int = 30, share_gate: bool = True, **options: object
-    ) -> None:
+    def __init__(self, num_classes: int, *, top_k: int = 30, share_gate: bool = True, **options: object) -> None:
         super().__init__(num_classes, **options)
         if not 1 <= top_k <= num_classes:
             raise UserError(f"router: top_k must be between 1 and the {num_classes} classes, not {top_k}")

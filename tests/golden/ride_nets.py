@@ -64,9 +64,7 @@ def fill(net: nn.Module, *, factor: float = 1.0, dtype: torch.dtype = torch.floa
     """Set every entry by the rule; `factor` multiplies all but variances and counters (the teacher's 1.1)."""
     net.to(dtype)
     norms = {
-        f"{n}.weight"
-        for n, m in net.named_modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.LayerNorm)
+        f"{n}.weight" for n, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.LayerNorm)
     }
     state = {}
     for name, entry in net.state_dict().items():

@@ -113,9 +113,7 @@ def test_constants_as_stored(name: str) -> None:
 
 def test_plain_logits_get_plain_cross_entropy() -> None:
     logits, target = torch.from_numpy(LOSSES["val_ce/logits"]), torch.from_numpy(LOSSES["val_ce/target"])
-    assert loss_of("c10_factor0")(logits, target).item() == pytest.approx(
-        float(LOSSES["val_ce/loss"]), rel=1e-9
-    )
+    assert loss_of("c10_factor0")(logits, target).item() == pytest.approx(float(LOSSES["val_ce/loss"]), rel=1e-9)
 
 
 def test_focal_and_weighted_cross_entropy() -> None:

@@ -75,9 +75,7 @@ def test_training_step(case: tuple) -> None:
             assert p.grad is None
             continue
         key = official_name(n, 3)
-        assert float(p.grad.double().norm()) == pytest.approx(
-            float(DATA[f"{name}/train/grad_norm/{key}"]), rel=1e-4
-        )
+        assert float(p.grad.double().norm()) == pytest.approx(float(DATA[f"{name}/train/grad_norm/{key}"]), rel=1e-4)
         if f"{name}/train/grad/{key}" in DATA:
             theirs = DATA[f"{name}/train/grad/{key}"]
             scale = 1e-4 * float(np.abs(theirs).max())

@@ -51,9 +51,7 @@ class Stage:
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
         if self.router:
             sums, gates = self.net(x, streams=True)
-            return router_loss(
-                gates, router_targets(sums, target), pos_weight=self.info["kwargs"]["pos_weight"]
-            )
+            return router_loss(gates, router_targets(sums, target), pos_weight=self.info["kwargs"]["pos_weight"])
         streams = self.net(x, streams=True)
         if self.net.num_experts == 1 or not self.info["add_extra_info"]:
             return self.loss(streams[0].mean(1), target)
@@ -100,9 +98,7 @@ def check_final(net: nn.Module, name: str, order: list[str], *, rel: float) -> N
     np.testing.assert_allclose(squares, DATA[f"{name}/final_sumsq"], rtol=rel, atol=0)
     # a sum may cancel: compare it on the scale of the tensor's norm
     scale = np.sqrt(DATA[f"{name}/final_sumsq"])
-    assert np.all(
-        np.abs(sums - DATA[f"{name}/final_sum"]) <= rel * np.maximum(scale, 1e-12) + rel * np.abs(sums)
-    )
+    assert np.all(np.abs(sums - DATA[f"{name}/final_sum"]) <= rel * np.maximum(scale, 1e-12) + rel * np.abs(sums))
 
 
 def check_teacher(teacher: nn.Module, name: str) -> None:
