@@ -77,16 +77,15 @@ def _labels(labels: np.ndarray, num_classes: int, what: str = "labels") -> np.nd
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{what}: expected a vector of integers, got shape {labels.shape} of {labels.dtype}")
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
-        raise UserError(
-            f"{what}: expected 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())}"
-        )
+        raise UserError(f"{what}: expected 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
     return labels.astype(np.int64, copy=False)
 
 
 def scores(logits: np.ndarray, labels: np.ndarray, *, chunk_elements: int = CHUNK_ELEMENTS) -> Scores:
     """One chunked pass over logits [N,C] (array or memory map); half types are computed in float32."""
-    if np.ndim(logits) != 2 or logits.shape[1] == 0:
-        raise UserError(f"logits: expected [images, classes], got shape {np.shape(logits)}")
+    logits = logits if isinstance(logits, np.ndarray) else np.asarray(logits)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise UserError(f"logits: expected [images, classes], got shape {logits.shape}")
     n, num_classes = logits.shape
     labels = _labels(labels, num_classes)
     if len(labels) != n:
@@ -113,7 +112,8 @@ def _scores_chunk(z: np.ndarray, labels: np.ndarray, out: Scores, rows: slice) -
         earlier = np.arange(z.shape[1]) < labels[tied, None]
         rank[tied] += ((z[tied] == own[tied]) & earlier).sum(1)
     out.pred[rows], out.rank[rows] = pred, rank
-    out.confidence[rows] = 1 / np.exp(z - top).sum(1)
+    with np.errstate(over="ignore"):  # a difference beyond the range is a probability of 0
+        out.confidence[rows] = 1 / np.exp(z - top).sum(1)
 
 
 def confusion(pred: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -234,9 +234,7 @@ def macro_f1(pred: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
     return float((2 * correct[seen] / (tested + predicted)[seen]).mean()) if seen.any() else math.nan
 
 
-def calibration(
-    confidence: np.ndarray, hit: np.ndarray, *, bins: int = BINS
-) -> dict[str, np.ndarray | float]:
+def calibration(confidence: np.ndarray, hit: np.ndarray, *, bins: int = BINS) -> dict[str, np.ndarray | float]:
     """Equal bins (lo, hi] over the top probability; a confidence of exactly 0 is in no bin.
 
     ece = sum_b (count_b / N) |acc_b - conf_b|; mce = max_b of the gap, 0 for empty bins.
@@ -297,9 +295,9 @@ def evaluate(
 ) -> dict[str, float | int | None]:
     """Every metric of one run, from logits [N,C] and labels [N]; `shots` default to >100, 20..100, <20."""
     given = scores(logits, labels)
-    result = evaluate_predictions(
-        given.pred, labels, class_counts=class_counts, shots=shots, form=form, zero=zero
-    )
+    if np.shape(logits)[1] != len(np.asarray(class_counts)):
+        raise UserError(f"logits: {np.shape(logits)[1]} columns against {len(np.asarray(class_counts))} class counts")
+    result = evaluate_predictions(given.pred, labels, class_counts=class_counts, shots=shots, form=form, zero=zero)
     counts = calibration(given.confidence, given.rank == 0, bins=bins)
     result["top5"] = _percent(np.mean(given.rank < 5) if len(given.rank) else math.nan)
     result["ece"], result["mce"] = _percent(counts["ece"]), _percent(counts["mce"])
@@ -321,9 +319,7 @@ def evaluate_predictions(
     num_classes = len(class_counts)
     correct, tested = class_hits(_labels(pred, num_classes, "predictions"), labels, num_classes)
     accuracy = _ratio(correct, tested)
-    groups = group_accuracy(
-        correct, tested, shots_by_count(class_counts) if shots is None else shots, form=form
-    )
+    groups = group_accuracy(correct, tested, shots_by_count(class_counts) if shots is None else shots, form=form)
     present = accuracy[tested > 0]
     mean = _handle_absent(accuracy, form.absent)
     skew = pdc(pred, labels, class_counts)

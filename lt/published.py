@@ -59,9 +59,7 @@ def load(path: str | Path = FILE) -> Ledger:
     """The checked ledger; a bad entry is one line that names file, entry and key."""
     path = Path(path)
     try:
-        raw = yaml.load(
-            path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        )
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:
@@ -96,9 +94,7 @@ def parse(raw: object, *, file: str = "published.yaml") -> Ledger:
     curves = raw.get("curves") or []
     for index, body in enumerate(curves):
         _curve(body, sources, f"{file}: curves[{index}]")
-    return Ledger(
-        results, [_sourced(d, sources) for d in differences], [_sourced(c, sources) for c in curves]
-    )
+    return Ledger(results, [_sourced(d, sources) for d in differences], [_sourced(c, sources) for c in curves])
 
 
 def _sourced(body: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:

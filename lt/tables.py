@@ -162,9 +162,7 @@ def judge(
     """(published, source, difference, verdict) for one value of one run."""
     holdout = row.get("holdout") or row["dataset"].endswith("_holdout")
     dataset = row["dataset"].removesuffix("_holdout")
-    found = ledger.find(
-        entries, dataset=dataset, method=row["method"], metric=metric, imb_factor=row.get("imb_factor")
-    )
+    found = ledger.find(entries, dataset=dataset, method=row["method"], metric=metric, imb_factor=row.get("imb_factor"))
     if not found:
         return (
             None,

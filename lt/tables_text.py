@@ -19,7 +19,7 @@ PAPER = ("top1", "many", "medium", "few", "hm", "gm", "zero_classes", "ece")
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "–": "--", "±": r"\ensuremath{\pm}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": "--", "±": r"\ensuremath{\pm}",
 }  # fmt: skip
 
 
@@ -67,8 +67,7 @@ def _md_rows(heads: list[str], rows: list[list[str]], left: int) -> list[str]:
         return (
             "| "
             + " | ".join(
-                t.ljust(w) if i < left else t.rjust(w)
-                for i, (t, w) in enumerate(zip(row, width, strict=True))
+                t.ljust(w) if i < left else t.rjust(w) for i, (t, w) in enumerate(zip(row, width, strict=True))
             )
             + " |"
         )
@@ -153,9 +152,7 @@ def to_tex(frame: pd.DataFrame) -> str:
     means = [r for r in _records(frame) if r["seed"] == "mean"]
     names = _filled(means, [n for n in PAPER if n in frame.attrs["metrics"]])
     public = any(r["published"] is not None for r in means)
-    heads = ["Method", "Architecture", "Seeds", *[HEADS[n] for n in names]] + (
-        ["Published"] if public else []
-    )
+    heads = ["Method", "Architecture", "Seeds", *[HEADS[n] for n in names]] + (["Published"] if public else [])
     width = len(heads)
     metric = HEADS.get(frame.attrs["metric"], frame.attrs["metric"])
     out = [
@@ -175,9 +172,7 @@ def to_tex(frame: pd.DataFrame) -> str:
         ]
         top = {n: best(group, n) for n in names}
         out += ["    " + " & ".join(_tex_row(r, names, top, public)) + " \\\\" for r in group]
-    caption = (
-        f"Table {frame.attrs['table']}: mean over seeds, spread = half the 95 % t interval, best in bold."
-    )
+    caption = f"Table {frame.attrs['table']}: mean over seeds, spread = half the 95 % t interval, best in bold."
     if public:
         caption += f" Published: {metric}; in parentheses where the conditions differ."
     out += [
@@ -206,7 +201,5 @@ def _tex_row(r: dict[str, Any], names: list[str], top: dict[str, str | None], pu
 
 def tex_document(fragment: str) -> str:
     """A page that holds nothing but the table, to compile it alone."""
-    head = (
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage[landscape,margin=1cm]{geometry}\n"
-    )
+    head = "\\documentclass{article}\n\\usepackage[landscape,margin=1cm]{geometry}\n"
     return head + "\\usepackage{booktabs}\n\\begin{document}\n" + fragment + "\\end{document}\n"

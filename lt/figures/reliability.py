@@ -13,9 +13,7 @@ def reliability(path: str | Path, methods: Mapping[str, Mapping[str, Any]]) -> N
     """One panel a method from `lt.metrics.calibration`: bin accuracy, and the gap to the mean confidence."""
     n = max(len(methods), 1)
     width = min(style.PAGE, 0.5 + 2.0 * n)
-    with style.drawing(
-        path, columns=n, width=width, height=width / n + 0.5, sharey=True, squeeze=False
-    ) as panels:
+    with style.drawing(path, columns=n, width=width, height=width / n + 0.5, sharey=True, squeeze=False) as panels:
         for axes, (name, bins) in zip(panels[0], methods.items(), strict=False):
             _panel(axes, name, bins)
         panels[0][0].set_ylabel("accuracy")

@@ -67,9 +67,7 @@ def drawing(
 
     path = Path(path)
     if path.suffix not in METADATA:
-        raise UserError(
-            f"figure '{path.name}': unknown format '{path.suffix}'{nearest(path.suffix, METADATA)}"
-        )
+        raise UserError(f"figure '{path.name}': unknown format '{path.suffix}'{nearest(path.suffix, METADATA)}")
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.subplots(rows, columns, **more)

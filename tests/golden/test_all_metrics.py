@@ -128,6 +128,4 @@ def test_ride() -> None:
     for name, golden in names.items():
         assert got[name] == pytest.approx(100 * official[golden], abs=1e-4), name
     shots = metrics.shots_by_count(counts)
-    assert [int((shots == g).sum()) for g in range(3)] == [
-        official[f"{group}_class_num"] for group in metrics.GROUPS
-    ]
+    assert [int((shots == g).sum()) for g in range(3)] == [official[f"{group}_class_num"] for group in metrics.GROUPS]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -67,9 +68,7 @@ def test_svg_and_png_are_whole_and_say_what_they_show(drawn: Path) -> None:
         assert root.tag.endswith("svg") and len(list(root.iter())) > 50
         assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     text = (drawn / "curves.svg").read_text()
-    assert (
-        "training loss" in text and "<dc:date>" not in text
-    )  # glyph paths are preceded by the text as a comment
+    assert "training loss" in text and "<dc:date>" not in text  # glyph paths are preceded by the text as a comment
 
 
 @pytest.mark.slow
@@ -88,7 +87,7 @@ def test_same_bytes_in_another_process(drawn: Path, tmp_path: Path) -> None:
 def test_neighbouring_series_differ_without_colour() -> None:
     looks = [style.line(i) for i in range(7)]
     assert len({look["marker"] for look in looks}) == 7 and len({look["color"] for look in looks}) == 7
-    for a, b in zip(looks, looks[1:], strict=False):
+    for a, b in itertools.pairwise(looks):
         assert a["linestyle"] != b["linestyle"]
     assert len({style.bar(i)["hatch"] for i in range(7)}) == 7
 
@@ -107,15 +106,13 @@ def test_bars_have_the_heights_given(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     seen: list[list[float]] = []
     draw = Axes.bar
-    monkeypatch.setattr(
-        Axes, "bar", lambda self, x, h, *a, **k: (seen.append(list(h)), draw(self, x, h, *a, **k))[1]
-    )
+    monkeypatch.setattr(Axes, "bar", lambda self, x, h, *a, **k: (seen.append(list(h)), draw(self, x, h, *a, **k))[1])
     figures.group_bars(tmp_path / "g.svg", {"ce": {"many": (70.0, 1.0), "medium": 50.0, "few": 10.0}})
     assert seen == [[70.0, 50.0, 10.0]]
 
 
 def test_unknown_format_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown format '.pgn'; did you mean '.png'"):
+    with pytest.raises(UserError, match=r"unknown format '\.pgn'; did you mean '\.png'"):
         figures.tau_sweep(tmp_path / "x.pgn", [0], {"few": [1]})
     assert not list(tmp_path.iterdir())
 

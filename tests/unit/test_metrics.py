@@ -51,9 +51,7 @@ def test_f1_and_confusion_agree_with_scikit_learn() -> None:
     pred = metrics.scores(logits, labels).pred
     pred[pred == 8] = 0  # class 8 is neither
     assert metrics.macro_f1(pred, labels, 9) == pytest.approx(f1_score(labels, pred, average="macro"))
-    np.testing.assert_array_equal(
-        metrics.confusion(pred, labels, 9), confusion_matrix(labels, pred, labels=range(9))
-    )
+    np.testing.assert_array_equal(metrics.confusion(pred, labels, 9), confusion_matrix(labels, pred, labels=range(9)))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
@@ -155,10 +153,24 @@ def test_wrong_labels_are_one_clear_line(labels: np.ndarray, message: str) -> No
         metrics.scores(np.zeros((2, 3)), labels)
 
 
+def test_columns_must_match_the_class_counts() -> None:
+    with pytest.raises(UserError, match="logits: 3 columns against 4 class counts"):
+        metrics.evaluate(np.zeros((2, 3)), np.array([0, 1]), class_counts=np.ones(4, int))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_logits_warn_of_nothing(dtype: type) -> None:
+    top = np.finfo(dtype).max
+    got = metrics.scores(np.array([[top, -top, 0], [-top, -top, -top]], dtype), np.array([0, 2]))
+    np.testing.assert_allclose(got.confidence, [1, 1 / 3], rtol=1e-6)
+    assert got.rank.tolist() == [0, 2]
+
+
 def test_unknown_rules_name_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown metrics form 'lvit'; did you mean 'livt'"):
+    with pytest.raises(UserError, match="unknown metrics form 'lvit'; did you mean"):
         metrics.evaluate_predictions(np.zeros(1, int), np.zeros(1, int), class_counts=[1], form="lvit")
-    with pytest.raises(UserError, match="floor 0.001"):
+    with pytest.raises(UserError, match=r"floor 0\.001"):
         metrics.harmonic_mean(np.ones(2), zero="floor")
 
 

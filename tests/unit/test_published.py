@@ -56,9 +56,7 @@ def test_group_means_lie_around_the_overall_accuracy() -> None:
         ("places_lt", "balms", "resnet152", "top1", 38.3),
     ],
 )
-def test_first_entry_is_the_papers_headline(
-    dataset: str, method: str, arch: str, metric: str, value: float
-) -> None:
+def test_first_entry_is_the_papers_headline(dataset: str, method: str, arch: str, metric: str, value: float) -> None:
     found = published.find(published.load().results, dataset=dataset, method=method, metric=metric)
     assert next(e.value for e in found if e.arch == arch) == value
 

@@ -105,9 +105,7 @@ def test_bootstrap_over_classes() -> None:
     low, high = stats.bootstrap_classes(accuracy, np.mean, source=np.random.default_rng(7), rounds=4000)
     mean, se = np.nanmean(accuracy), np.nanstd(accuracy) / math.sqrt(60)
     assert (low, high) == pytest.approx((mean - 1.96 * se, mean + 1.96 * se), abs=0.01)
-    low, high = stats.bootstrap_classes(
-        accuracy, metrics.harmonic_mean, source=np.random.default_rng(8), rounds=200
-    )
+    low, high = stats.bootstrap_classes(accuracy, metrics.harmonic_mean, source=np.random.default_rng(8), rounds=200)
     assert low < metrics.harmonic_mean(accuracy, absent="skip") < high
     none = stats.bootstrap_classes(np.array([np.nan]), np.mean, source=np.random.default_rng(0))
     assert math.isnan(none[0])
