@@ -33,9 +33,7 @@ class Mix:
     boxes: Box | tuple[Box | None, ...] | None = None
 
 
-def draw_mixup(
-    source: Source, batch_size: int, alpha: float, *, perm_source: torch.Generator | None = None
-) -> Mix:
+def draw_mixup(source: Source, batch_size: int, alpha: float, *, perm_source: torch.Generator | None = None) -> Mix:
     """lam ~ Beta(alpha, alpha), then a permutation; alpha 0 gives lam 1 and still draws the permutation.
 
     lam is not folded to >= 0.5 (MiSLAS). With `perm_source` the permutation is torch's, as published.

@@ -149,8 +149,7 @@ def visible(num_patches: int, mask_ratio: float) -> int:
     k = int(num_patches * (1 - mask_ratio))
     if not 0 < k < num_patches:
         raise UserError(
-            f"mask_ratio {mask_ratio} keeps {k} of {num_patches} patches; "
-            "expected at least one kept and one removed"
+            f"mask_ratio {mask_ratio} keeps {k} of {num_patches} patches; expected at least one kept and one removed"
         )
     return k
 

@@ -86,9 +86,7 @@ def vision_transformer(
     # the official order of parameters (head before fc_norm): an imported optimiser state is positional
     model.fc_norm = model._modules.pop("fc_norm")
     set_drop_path(model.blocks, drop_path)
-    nn.init.trunc_normal_(
-        model.cls_token, std=0.02
-    )  # timm 1.0 starts it at std 1e-6, the published code did not
+    nn.init.trunc_normal_(model.cls_token, std=0.02)  # timm 1.0 starts it at std 1e-6, the published code did not
     return model
 
 

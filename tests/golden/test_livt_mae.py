@@ -21,9 +21,7 @@ def test_small(case: str, norm_pix: bool) -> None:
     assert [n for n, _ in model.named_parameters()] == [p["name"] for p in PARAMS[case]["params"]]
     images, noise = (torch.from_numpy(GOLDEN[f"{case}/{k}"]) for k in ("imgs", "noise"))
     images = images.double()
-    wanted = {
-        k: GOLDEN[f"{case}/npl{int(norm_pix)}/{k}"] for k in ("loss", "mask", "ids_restore", "latent", "pred")
-    }
+    wanted = {k: GOLDEN[f"{case}/npl{int(norm_pix)}/{k}"] for k in ("loss", "mask", "ids_restore", "latent", "pred")}
     close(model.patchify(images), GOLDEN[f"{case}/patchify"], 1e-12)
     torch.testing.assert_close(model.unpatchify(model.patchify(images)), images, rtol=0, atol=0)
     latent, mask, restore = model.encode(images, noise)
@@ -41,9 +39,7 @@ def test_small(case: str, norm_pix: bool) -> None:
 
 def test_tiny() -> None:
     model = fill(models.build("mae_tiny", 1, img_size=128))
-    assert [n for n, _ in model.named_parameters()] == [
-        p["name"] for p in PARAMS["mae_vit_tiny_128"]["params"]
-    ]
+    assert [n for n, _ in model.named_parameters()] == [p["name"] for p in PARAMS["mae_vit_tiny_128"]["params"]]
     images, noise = (torch.from_numpy(GOLDEN[f"tiny/{k}"]) for k in ("imgs", "noise"))
     latent, mask, restore = model.encode(images, noise)
     assert mask.tolist() == GOLDEN["tiny/mask"].tolist()
@@ -51,9 +47,7 @@ def test_tiny() -> None:
     close(latent[:, ::7, ::13], GOLDEN["tiny/latent_sub"], 0, 5e-6)
     loss, pred, _ = model(images, noise)
     close(pred[:, ::11, ::29], GOLDEN["tiny/pred_sub"], 0, 5e-6)
-    close(
-        [pred.mean().item(), pred.std().item(), pred.abs().max().item()], GOLDEN["tiny/pred_stats"], 0, 5e-6
-    )
+    close([pred.mean().item(), pred.std().item(), pred.abs().max().item()], GOLDEN["tiny/pred_stats"], 0, 5e-6)
     close(loss, GOLDEN["tiny/loss"], 2e-6)
     loss.backward()
     norms, _ = gradients(model, GOLDEN["tiny/grad_names"])

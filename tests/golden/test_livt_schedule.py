@@ -21,9 +21,7 @@ PUBLISHED = {
 }
 
 
-def epoch_mean(
-    epoch: int, lr: float, warmup: float, epochs: int, min_lr: float, micro: int, accum: int
-) -> float:
+def epoch_mean(epoch: int, lr: float, warmup: float, epochs: int, min_lr: float, micro: int, accum: int) -> float:
     """Mean over the micro-steps of the rate in force; the dropped last group has a rate of its own, too."""
     rate = optim.schedule(
         "mae",

@@ -25,9 +25,7 @@ def test_small(pool: str) -> None:
     logits = model(images)
     close(logits, GOLDEN[f"s1/{pool}/logits"], 1e-9)
     assert torch.equal(model.classify(features), logits)
-    loss = losses.build("bal_bce", class_counts=GOLDEN["s1/cls_num"])(
-        logits, torch.from_numpy(GOLDEN["s1/y"])
-    )
+    loss = losses.build("bal_bce", class_counts=GOLDEN["s1/cls_num"])(logits, torch.from_numpy(GOLDEN["s1/y"]))
     close(loss, GOLDEN[f"s1/{pool}/loss"], 2e-7)
     loss.backward()
     norms, sums = gradients(model, GOLDEN[f"s1/{pool}/grad_names"])
@@ -43,7 +41,7 @@ def test_small(pool: str) -> None:
 @pytest.mark.parametrize("pool", POOLS)
 def test_tiny(pool: str) -> None:
     model = fill(models.build("vit_tiny", 10, img_size=64, global_pool=POOLS[pool])).eval()
-    assert {n for n in model.state_dict()} == {p["name"] for p in PARAMS[f"vit_tiny/{pool}"]["params"]}
+    assert set(model.state_dict()) == {p["name"] for p in PARAMS[f"vit_tiny/{pool}"]["params"]}
     images = torch.from_numpy(GOLDEN["tiny/imgs"])
     with torch.no_grad():
         close(model(images), GOLDEN[f"tiny/{pool}/logits32"], 0, 2e-6)

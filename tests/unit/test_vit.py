@@ -87,9 +87,7 @@ def test_drop_path_keeps_the_mean() -> None:
 def test_start_from_pre_training() -> None:
     mae, vit = pretrained(), small()
     torch.nn.init.normal_(vit.fc_norm.weight)
-    report = load_mgp(
-        vit, mae.state_dict() | {"head.weight": torch.zeros(7, 64), "head.bias": torch.zeros(7)}
-    )
+    report = load_mgp(vit, mae.state_dict() | {"head.weight": torch.zeros(7, 64), "head.bias": torch.zeros(7)})
     own = vit.state_dict()
     assert all(torch.equal(own[name], mae.state_dict()[name]) for name in report.mapped)
     assert set(report.fresh) == {"head.weight", "head.bias", "fc_norm.weight", "fc_norm.bias"}
@@ -121,17 +119,17 @@ def test_start_resizes_positions() -> None:
 
 def test_wrong_start_is_one_line() -> None:
     state = pretrained().state_dict()
-    with pytest.raises(UserError, match="lacks 'blocks.3.norm1.weight'"):
+    with pytest.raises(UserError, match=r"lacks 'blocks.3.norm1.weight'"):
         load_mgp(small(), {k: v for k, v in state.items() if not k.startswith("blocks.3.")})
-    with pytest.raises(UserError, match="'blocks.4.norm1.weight' is not in this network"):
+    with pytest.raises(UserError, match=r"'blocks.4.norm1.weight' is not in this network"):
         load_mgp(small(), state | {"blocks.4.norm1.weight": torch.zeros(64)})
     with pytest.raises(UserError, match=r"'patch_embed.proj.weight' has shape \[64, 1, 2, 2\]"):
         load_mgp(models.build("vit_digits", 3), state)
-    with pytest.raises(UserError, match="lacks 'cls_token'"):
+    with pytest.raises(UserError, match=r"lacks 'cls_token'"):
         load_mgp(small(), {})
-    with pytest.raises(UserError, match="1 \\+ a square"):
+    with pytest.raises(UserError, match=r"1 \+ a square"):
         load_mgp(small(), state | {"pos_embed": torch.zeros(1, 12, 64)})
-    with pytest.raises(UserError, match="drop_path is 1.0"):
+    with pytest.raises(UserError, match=r"drop_path is 1.0"):
         small(drop_path=1.0)
     with pytest.raises(UserError, match="unknown global_pool 'mean'"):
         small(global_pool="mean")
@@ -158,7 +156,7 @@ def test_import_of_every_kind() -> None:
     report = convert_livt.load(other, {"model": vit.state_dict()})
     assert report.resized == (4, 8) and not report.fresh
     assert torch.equal(other.head.weight, vit.head.weight)
-    with pytest.raises(UserError, match="'head.weight' has shape"):
+    with pytest.raises(UserError, match=r"'head.weight' has shape"):
         convert_livt.load(small(4), vit.state_dict())
     assert "head.weight" in convert_livt.load(small(4), vit.state_dict(), head="fresh").dropped
     with pytest.raises(UserError, match="not a vision transformer"):
