@@ -242,7 +242,7 @@ def missing_files(root: Path | str, paths: list[str]) -> list[str]:
     def names(folder: str) -> set[str]:
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
-                return {entry.name for entry in entries if not entry.is_dir()}
+                return {entry.name for entry in entries if entry.is_file()}
         except (FileNotFoundError, NotADirectoryError):
             return set()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from lt.data.class_map import class_map
 from lt.errors import UserError, nearest, pick
 
 MANY, MEDIUM, FEW = 0, 1, 2
 GROUPS = ("many", "medium", "few")
 
-# MiSLAS and BTM cut the classes, renumbered by descending size, at these two places whatever their counts.
+# MiSLAS and BTM cut the classes, renumbered by descending size, at these two places whatever their counts. On
+# ImageNet-LT both cuts fall among equal classes: who is on which side depends on how the renumbering breaks ties.
 CONFIG_SLICES: dict[str, tuple[int, int]] = {
     "cifar10_lt": (3, 7),
     "cifar100_lt": (36, 71),
@@ -28,14 +30,11 @@ def by_count(class_counts: np.ndarray, many: int = 100, few: int = 20) -> np.nda
 
 
 def by_slices(class_counts: np.ndarray, cuts: tuple[int, int]) -> np.ndarray:
-    """Groups by rank; `class_counts` must be in the renumbered order, i.e. not increasing."""
+    """Groups by rank. Counts in a renumbered order keep it, others are ranked with ties in label order."""
     counts = np.asarray(class_counts)
-    if (np.diff(counts) > 0).any():
-        c = int(np.argmax(np.diff(counts) > 0)) + 1
-        raise UserError(f"groups 'config': class {c} is larger than {c - 1}; set class_map: stable or legacy")
     if not 0 < cuts[0] < cuts[1] <= len(counts):
         raise UserError(f"groups 'config': cuts {cuts} do not fit {len(counts)} classes")
-    rank = np.arange(len(counts))
+    rank = class_map(counts, "stable")
     return np.where(rank < cuts[0], MANY, np.where(rank < cuts[1], MEDIUM, FEW)).astype(np.int64)
 
 

@@ -154,8 +154,15 @@ def _in_memory(name: str, images: np.ndarray, labels: np.ndarray, class_names: l
     return Source(name, labels, len(class_names), images=images, class_names=class_names, digest=digest.hexdigest())
 
 
+def _refuse_part(name: str, part: str, own: tuple[str, ...] = ("train",)) -> None:
+    """Images that a split sets out of `train` count there; asking for them elsewhere would mix the parts."""
+    if part not in own:
+        raise UserError(f"{name}: no {part} part of its own; holdout.{part} sets images out of train")
+
+
 def _digits(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -> Source:
-    """scikit-learn's 1,797 digits, 8 x 8, grey 0..16 stretched to 0..255. One pool: every part is all of it."""
+    """scikit-learn's 1,797 digits, 8 x 8, grey 0..16 stretched to 0..255, one pool called train."""
+    _refuse_part("digits", part)
     # the table is read directly: importing sklearn costs a second in every job
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
@@ -177,8 +184,8 @@ FASHION += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
 def _fashion_mnist(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -> Source:
-    root = _root(spec, roots)
-    stem = {"train": "train", "val": "train", "test": "t10k"}[part]
+    _refuse_part("fashion_mnist", part, ("train", "test"))
+    root, stem = _root(spec, roots), {"train": "train", "test": "t10k"}[part]
     images = read_idx(_idx_file(root, f"{stem}-images-idx3-ubyte"))
     labels = read_idx(_idx_file(root, f"{stem}-labels-idx1-ubyte"))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
@@ -213,8 +220,8 @@ def read_idx(file: Path) -> np.ndarray:
 
 def _cifar(kind: str) -> Callable[[Mapping[str, Any], str, Mapping[str, Path | str]], Source]:
     def reader(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -> Source:
-        half = "test" if part == "test" else "train"
-        return _in_memory(kind, *cifar_files.read(_root(spec, roots), kind, half))
+        _refuse_part(kind, part, ("train", "test"))
+        return _in_memory(kind, *cifar_files.read(_root(spec, roots), kind, part))
 
     return reader
 
@@ -275,7 +282,8 @@ def _imagefolder(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | 
         if folder is None:
             raise UserError(f"{root}: no folder {' or '.join(choices)}/; make one or set holdout.{part}")
     else:
-        train = folder = root  # one tree: test and validation images are set out of it by the split
+        _refuse_part(f"{root} (one tree)", part)
+        train = folder = root
     classes = folder_classes(train)
     unknown = sorted(set(folder_classes(folder)) - set(classes))
     if unknown:

@@ -184,3 +184,5 @@ def test_missing_files(tmp_path: Path) -> None:
         "top.jpg",
     ]
     assert lists.missing_files(tmp_path, [paths[0].rpartition("/")[0]]) == [paths[0].rpartition("/")[0]]
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert lists.missing_files(tmp_path, ["dangling.jpg"]) == ["dangling.jpg"]

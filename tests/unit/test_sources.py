@@ -39,7 +39,6 @@ def test_digits_are_scikit_learns() -> None:
     assert (digits.images.reshape(1797, -1) == np.rint(pixels * 255 / 16)).all()
     assert digits.labels.tolist() == labels.tolist() and digits.labels.dtype == np.int64
     assert digits.images.max() == 255 and len(digits) == 1797
-    assert sources.load(spec("digits", 10), "test").digest == digits.digest
 
 
 def test_digits_do_not_import_sklearn() -> None:
@@ -207,8 +206,17 @@ def test_one_tree(tmp_path: Path) -> None:
     own = sources.load(spec("imagefolder", 3, family="own"), "train", {"own": tmp_path / "t"})
     assert own.class_names == ["10", "2", "ant"] and own.labels.tolist() == [0, 0, 1, 1, 1, 2]
     assert [own.file(i) for i in range(6)] == files
-    again = sources.load(spec("imagefolder", 3, family="own"), "test", {"own": tmp_path / "t"})
+    again = sources.load(spec("imagefolder", 3, family="own"), "train", {"own": tmp_path / "t"})
     assert again.digest == own.digest
+
+
+def test_no_part_is_another_ones_images(tmp_path: Path) -> None:
+    list(tree(tmp_path, {"ant": 2, "bee": 1}, size=8))
+    with pytest.raises(UserError, match=r"one tree.*no test part of its own; holdout\.test"):
+        sources.load(spec("imagefolder", 2, family="own"), "test", {"own": tmp_path})
+    for source in ("digits", "fashion_mnist", "cifar10"):
+        with pytest.raises(UserError, match=rf"{source}: no val part of its own; holdout\.val"):
+            sources.load(spec(source, 10), "val")
 
 
 @pytest.mark.parametrize("held", ["val", "test"])
@@ -296,3 +304,27 @@ def test_list_labels_out_of_range(tmp_path: Path) -> None:
     own = spec("list", 3, family="own", lists={"train": "t.txt"})
     with pytest.raises(UserError, match=r"t\.txt:2: label 5, expected 0\.\.2"):
         sources.load(own, "train", {"own": tmp_path})
+
+
+def test_download_asks_torchvision_for_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lt.compat  # noqa: F401, I001
+    from torchvision import datasets
+
+    calls = []
+    monkeypatch.setattr(datasets, "CIFAR10", lambda root, **options: calls.append((root, options)))
+    sources.download("cifar10", tmp_path)
+    assert calls == [(str(tmp_path), {"train": half, "download": True}) for half in (True, False)]
+    with pytest.raises(UserError, match="unknown download 'imagenet'"):
+        sources.download("imagenet", tmp_path)
+
+
+DEBIAN = sources.DEBIAN_FASHION
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_debian_fashion() -> None:
+    fashion = spec("fashion_mnist", 10, family="fashion_mnist_lt")
+    for part, each in (("train", 6000), ("test", 1000)):
+        found = sources.load(fashion, part, {"fashion_mnist": DEBIAN})
+        assert np.bincount(found.labels).tolist() == [each] * 10
+        assert found.images.shape == (10 * each, 1, 28, 28)
