@@ -154,9 +154,7 @@ def _some(names: Iterable[str]) -> str:
 
 def _fit(name: str, value: Tensor, like: Tensor) -> Tensor:
     if value.shape != like.shape:
-        raise UserError(
-            f"entry '{name}' has shape {tuple(value.shape)}, the network expects {tuple(like.shape)}"
-        )
+        raise UserError(f"entry '{name}' has shape {tuple(value.shape)}, the network expects {tuple(like.shape)}")
     if not torch.isfinite(value).all():
         raise UserError(f"entry '{name}' holds values that are not finite")
     if not like.is_floating_point() and value.is_floating_point():

@@ -66,9 +66,7 @@ class PlacesResNet(ResNet):
     initialisation, not from the pretrained layer. `layers` counts the block in the last stage.
     """
 
-    def __init__(
-        self, num_classes: int, *, layers: tuple[int, ...] = (3, 8, 36, 3), **options: object
-    ) -> None:
+    def __init__(self, num_classes: int, *, layers: tuple[int, ...] = (3, 8, 36, 3), **options: object) -> None:
         for fixed in ("block", "stem"):
             if fixed in options:
                 raise UserError(f"the Places network has no option '{fixed}'")

@@ -24,10 +24,10 @@ class Block(nn.Module):
         self.stride, self.pad = stride, (planes - in_planes) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.pad or self.stride > 1:  # every second pixel, zero channels on both sides
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(out + x)
+        return F.relu_(out + x)
 
 
 class ResNetCifar(Network):
@@ -61,7 +61,7 @@ class ResNetCifar(Network):
         return nn.Sequential(first, *(Block(planes, planes, 1) for _ in range(blocks - 1)))
 
     def features(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)
 

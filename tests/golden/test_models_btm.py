@@ -53,9 +53,7 @@ CASES = [
 @pytest.mark.parametrize(("case", "arch", "classes"), CASES)
 def test_networks(z, published, case, arch, classes):
     model = load(models.build(arch, classes), published[case]).eval()
-    counts = [
-        sum(p.numel() for n, p in model.named_parameters() if n.startswith("fc.") == head) for head in (0, 1)
-    ]
+    counts = [sum(p.numel() for n, p in model.named_parameters() if n.startswith("fc.") == head) for head in (0, 1)]
     assert counts == z[f"{case}__nparams"].tolist()
     x = images(case, z[f"{case}__input_shape"])
     check = f"{case}__input_first8"

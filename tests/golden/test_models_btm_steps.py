@@ -98,7 +98,8 @@ def test_stage_one_learns_everything(z, case):
 def test_stage_two_shifts_statistics_or_not(z, case):
     model = filled(models.set_head(models.build("resnet32", 10), "lws"))
     shift = bool(z[f"{case}__epoch_lrfactor_shift_mix"][2])
-    models.freeze(model, train="head", bn="train" if shift else "eval")
+    learns = models.freeze(model, train="head", bn="train" if shift else "eval")
+    assert learns == ["fc.weight", "fc.bias", "fc.scales"]
     loss = losses.build("label_aware_smoothing", class_counts=CIFAR10_IF100, head=0.3, tail=0.0)
     optimizer = two_rates(model, z[f"{case}__lr"].tolist(), 2e-4)
     check(z, case, model, steps(z, case, model, optimizer, loss, size=32, batches=4))
@@ -122,7 +123,7 @@ def test_places_stage_one_learns_block_and_classifier(z):
 def test_places_stage_two_shifts_the_block_only(z):
     model = places("lws")
     filled(model, model.block_name)
-    models.freeze(model, train="head", bn="train")
+    assert models.freeze(model, train="head", bn="train") == ["fc.weight", "fc.bias", "fc.scales"]
     loss = losses.build("label_aware_smoothing", class_counts=PLACES_TOY, head=0.4, tail=0.1)
     optimizer = two_rates(model, [0.1 * 0.05, 0.1], 5e-4)
     values = steps(z, "pl_s2", model, optimizer, loss, size=64, batches=4, alpha=0.2)

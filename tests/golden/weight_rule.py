@@ -37,9 +37,7 @@ def container(rows: Iterable[tuple[str, list[int], bool]], *, late: bool = False
 
 def fill(model: nn.Module, published: Callable[[str], str] = lambda name: name) -> nn.Module:
     """Set every entry of our model; `published` gives the name the rule is seeded with."""
-    norms = {
-        f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    }
+    norms = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     state = model.state_dict()
     model.load_state_dict({k: value(published(k), v.shape, norm_weight=k in norms) for k, v in state.items()})
     return model

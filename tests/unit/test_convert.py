@@ -70,7 +70,7 @@ def test_scales_of_stage_two(tmp_path, source, target):
     models.set_head(target, "lws")
     convert.import_state(path, target)
     assert torch.equal(target.fc.scales, scales[0])
-    with pytest.raises(UserError, match="1 unexpected: fc.scales"):
+    with pytest.raises(UserError, match=r"1 unexpected: fc\.scales"):
         convert.import_state(path, models.build("resnet8", 5))
     torch.save(mislas(source), path)  # a stage-1 file starts the scales at 1
     models.set_head(target, "lws", inherit=False)
@@ -113,13 +113,11 @@ def test_ipdpp_both_kinds(tmp_path):
         new = name.replace("downsample", rename["downsample"])
         state["projector" + new[2:] if new.startswith("fc.") else "enc." + new] = value
     path = tmp_path / "pretrain.pth"
-    torch.save(
-        {"model": state, "optimizer": {}, "epoch": 1, "scaler": {}, "args": argparse.Namespace(a=1)}, path
-    )
+    torch.save({"model": state, "optimizer": {}, "epoch": 1, "scaler": {}, "args": argparse.Namespace(a=1)}, path)
     ours = models.build("resnet18_cifar", 128, head="projector", seed=2)
     assert convert.import_state(path, ours).layout == "ipdpp" and same(theirs, ours)
     classifier = models.build("resnet18_cifar", 10, seed=3)
-    with pytest.raises(UserError, match="4 unexpected: fc.0.weight"):
+    with pytest.raises(UserError, match=r"4 unexpected: fc\.0\.weight"):
         convert.import_state(path, classifier)
     fresh = classifier.fc.weight.clone()
     report = convert.import_state(path, classifier, drop=("fc.",))
@@ -255,12 +253,12 @@ def test_torchvision_weights(tmp_path, monkeypatch):
     known = importing.torchvision_source("resnet152")
     assert known["file"] == "resnet152-394f9c45.pth" and known["sha256"] == "394f9c45"
     model = models.build("resnet152_places", 4, layers=(1, 1, 1, 2), seed=1)
-    with pytest.raises(UserError, match="IMAGENET1K_V1, 230 MiB, sha256 394f9c45.* are absent; get http"):
+    with pytest.raises(UserError, match=r"IMAGENET1K_V1, 230 MiB, sha256 394f9c45.* are absent; get http"):
         convert.import_torchvision(tmp_path / "absent.pth", model)
     pretrained = models.build("resnet152_places", 1000, layers=(1, 1, 1, 2), seed=2)
     path = tmp_path / "weights.pth"
     torch.save(pretrained.state_dict(), path)
-    with pytest.raises(UserError, match="not torchvision's resnet152-394f9c45.pth: sha256 "):
+    with pytest.raises(UserError, match=r"not torchvision's resnet152-394f9c45\.pth: sha256 "):
         convert.import_torchvision(path, model)
     digest = importing.file_digest(path)
     monkeypatch.setattr(importing, "torchvision_source", lambda arch: {**known, "sha256": digest[:8]})
