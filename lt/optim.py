@@ -98,7 +98,7 @@ def custom_ride(
 def coslr_official(
     *, lr: float, epochs: int, steps_per_epoch: int, warmup_epochs: int = 5, entry: str = "train"
 ) -> Schedule:
-    """BatchFormer's CosLR as it runs: the base rate enters twice. `train`: everywhere; `train_dist`: in warm-up only."""
+    """BatchFormer's CosLR as it runs: the base rate enters twice (`train_dist`: in its warm-up only)."""
     _need(entry in ("train", "train_dist"), f"entry: expected train or train_dist, got '{entry}'")
     _need(0 <= warmup_epochs < epochs, f"warmup_epochs ({warmup_epochs}) must be below epochs ({epochs})")
 
@@ -137,9 +137,7 @@ def warmup_cosine(
     return rate
 
 
-def warmup_cosine_at(
-    t: float, *, lr: float, epochs: float, warmup_epochs: float, min_lr: float = 0.0
-) -> float:
+def warmup_cosine_at(t: float, *, lr: float, epochs: float, warmup_epochs: float, min_lr: float = 0.0) -> float:
     """`t` in fractional epochs: linear from 0 over the warm-up, then half a cosine to min_lr."""
     if t < warmup_epochs:
         return lr * t / warmup_epochs
@@ -187,15 +185,11 @@ def schedule(name: str, *, lr: float, epochs: int, steps_per_epoch: int, **optio
     return factory(lr=lr, epochs=epochs, steps_per_epoch=steps_per_epoch, **options)
 
 
-def _check_options(
-    what: str, factory: Callable, options: Mapping[str, object], *, given: tuple[str, ...]
-) -> None:
+def _check_options(what: str, factory: Callable, options: Mapping[str, object], *, given: tuple[str, ...]) -> None:
     parameters = {k: p for k, p in inspect.signature(factory).parameters.items() if k not in given}
     for option in options:
         if option not in parameters:
-            raise UserError(
-                f"{what} has no option '{option}'{nearest(option, parameters) or '; it has none'}"
-            )
+            raise UserError(f"{what} has no option '{option}'{nearest(option, parameters) or '; it has none'}")
     missing = [k for k, p in parameters.items() if p.default is p.empty and k not in options]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}")
@@ -215,9 +209,7 @@ class Lars(torch.optim.Optimizer):
         momentum: float = 0.9,
         trust: float = 1e-3,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust}
-        )
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
@@ -241,9 +233,7 @@ class Lars(torch.optim.Optimizer):
 def _fused(groups: Iterable[Group]) -> bool:
     """Fused kernels exist for floating parameters on these devices; they are the fastest on all of them."""
     return all(
-        p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu")
-        for g in groups
-        for p in g["params"]
+        p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for g in groups for p in g["params"]
     )
 
 
@@ -272,42 +262,28 @@ def optimizer(name: str, groups: list[Group], **options: object) -> torch.optim.
     return factory(groups, **options)
 
 
-def param_groups(
-    model: nn.Module,
-    *,
-    weight_decay: float,
-    rule: str = "all",
-    lr_scales: Mapping[str, float] | None = None,
-    **options: object,
+def param_groups(model: nn.Module, *, weight_decay: float, rule: str = "all", **options: object) -> list[Group]:
+    """Trainable parameters in groups of {params, names, weight_decay, lr_scale}, by one of PARAM_RULES."""
+    factory = pick("parameter rule", rule, PARAM_RULES)
+    _check_options(f"parameter rule '{rule}'", factory, options, given=("model", "weight_decay"))
+    return factory(model, weight_decay=weight_decay, **options)
+
+
+def all_groups(model: nn.Module, *, weight_decay: float, lr_scales: Mapping[str, float] | None = None) -> list[Group]:
+    """Decay on everything. `lr_scales` maps the beginning of a name to a factor on the rate, one group a factor."""
+    return _split(model, weight_decay=weight_decay, exempt=lambda name, p: False, lr_scales=lr_scales or {})
+
+
+def no_decay_1d_groups(
+    model: nn.Module, *, weight_decay: float, lr_scales: Mapping[str, float] | None = None
 ) -> list[Group]:
-    """Trainable parameters in groups of {params, names, weight_decay, lr_scale}.
-
-    rule `all`: decay on everything; `no_decay_1d` (also `mae`): none on vectors and biases, that group first;
-    `layer_decay`: see `layer_decay_groups`. `lr_scales` maps a name's beginning to a factor on the rate.
-    """
-    pick("parameter rule", rule, PARAM_RULES)
-    if rule == "layer_decay":
-        _check_options("rule 'layer_decay'", layer_decay_groups, options, given=("model", "weight_decay"))
-        return layer_decay_groups(model, weight_decay=weight_decay, **options)
-    if options:
-        raise UserError(f"rule '{rule}' has no option '{next(iter(options))}'")
-    return _split(model, weight_decay=weight_decay, exempt=PARAM_RULES[rule], lr_scales=lr_scales or {})
-
-
-def _everything_decays(name: str, p: Tensor) -> bool:
-    return False
-
-
-def _vector_or_bias(name: str, p: Tensor) -> bool:
-    return p.ndim <= 1 or name.endswith(".bias")
-
-
-PARAM_RULES: dict[str, Callable[[str, Tensor], bool] | None] = {
-    "all": _everything_decays,
-    "no_decay_1d": _vector_or_bias,
-    "mae": _vector_or_bias,
-    "layer_decay": None,
-}
+    """No decay on vectors and biases (that group first), decay on the rest: MAE, LiVT's pre-training, IP-DPP."""
+    return _split(
+        model,
+        weight_decay=weight_decay,
+        exempt=lambda name, p: p.ndim <= 1 or name.endswith(".bias"),
+        lr_scales=lr_scales or {},
+    )
 
 
 def _split(
@@ -380,3 +356,11 @@ def _vit_layer(name: str, last: int) -> int:
     if name.startswith("blocks."):
         return int(name.split(".")[1]) + 1
     return last
+
+
+PARAM_RULES: dict[str, Callable[..., list[Group]]] = {
+    "all": all_groups,
+    "no_decay_1d": no_decay_1d_groups,
+    "mae": no_decay_1d_groups,
+    "layer_decay": layer_decay_groups,
+}

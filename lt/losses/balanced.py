@@ -158,9 +158,7 @@ class Lade(Loss):
         counts = counts_array(class_counts)
         if form == "full":
             counts = positive_counts(class_counts, name="LADE", zero_counts=zero_counts)
-        self.register_buffer(
-            "prior", class_vector(counts / counts.sum(), dtype=torch.float32), persistent=False
-        )
+        self.register_buffer("prior", class_vector(counts / counts.sum(), dtype=torch.float32), persistent=False)
         self.register_buffer("log_prior", class_vector(log_prior(counts)), persistent=False)
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -44,13 +44,9 @@ def check_target(logits: Tensor, target: Tensor, *, soft: bool, name: str) -> No
         raise UserError(f"{name}: logits must be [batch, classes], got {tuple(logits.shape)}")
     if target.is_floating_point():
         if not soft:
-            raise UserError(
-                f"{name} takes hard labels [batch]; soft targets (mixup, CutMix) are not defined for it"
-            )
+            raise UserError(f"{name} takes hard labels [batch]; soft targets (mixup, CutMix) are not defined for it")
         if target.shape != logits.shape:
-            raise UserError(
-                f"{name}: soft targets {tuple(target.shape)} against logits {tuple(logits.shape)}"
-            )
+            raise UserError(f"{name}: soft targets {tuple(target.shape)} against logits {tuple(logits.shape)}")
     elif target.shape != logits.shape[:1]:
         raise UserError(f"{name}: labels {tuple(target.shape)} against logits {tuple(logits.shape)}")
 

@@ -51,9 +51,7 @@ class Bce(Loss):
     ) -> None:
         super().__init__()
         self.smoothing = in_range("smoothing", smoothing, 0, 1)
-        self.target_threshold = (
-            None if target_threshold is None else in_range("target_threshold", target_threshold, 0)
-        )
+        self.target_threshold = None if target_threshold is None else in_range("target_threshold", target_threshold, 0)
         self.classes = choose("classes", classes, ("sum", "mean"))
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:

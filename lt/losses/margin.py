@@ -87,9 +87,7 @@ class Ldam(Loss):
 
     def _soft(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.reweighted:
-            raise UserError(
-                "LDAM with deferred re-weighting takes hard labels; mix the losses of two labels instead"
-            )
+            raise UserError("LDAM with deferred re-weighting takes hard labels; mix the losses of two labels instead")
         shares, labels = top_two(target, logits)
         total = logits.new_zeros(logits.shape[0])
         for share, label in zip(shares.unbind(1), labels.unbind(1), strict=True):
@@ -181,8 +179,14 @@ class BaGMar(Loss):
         self.criterion = build(criterion, class_counts=class_counts, **options)
         for name in ("sums", "totals", "pending"):
             self.register_buffer(name, torch.zeros(3, classes, dtype=torch.float64))
-        self.register_buffer("waiting", torch.zeros((), dtype=torch.int64))
-        self._waiting = 0  # the same number on the host, so that no step waits for the device
+        # host numbers: batches since the last update, epoch
+        self.waiting, self.epoch = 0, -1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.waiting, self.epoch])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.waiting, self.epoch = state.tolist()
 
     @property
     def theta(self) -> Tensor:
@@ -200,7 +204,11 @@ class BaGMar(Loss):
         return (self.totals[0] + 1e-10) / (self.totals[2] + 1e-10)
 
     def set_epoch(self, epoch: int) -> None:
+        """A new epoch drops what an unfinished accumulation left, as its gradients are dropped."""
         self.criterion.set_epoch(epoch)
+        if epoch != self.epoch:
+            self.pending.zero_()
+            self.waiting, self.epoch = 0, epoch
 
     def adjusted(self, logits: Tensor, target: Tensor) -> Tensor:
         """The logits of the training loss."""
@@ -245,19 +253,13 @@ class BaGMar(Loss):
         rows = (_by_class(own, target, rest), _by_class(rest.sum(1), target, rest), rest.sum(0))
         step = torch.stack(rows).to(self.pending.dtype)
         self.pending += _mean_over_ranks(step) / self.micro_batches
-        self._waiting += 1
-        if self._waiting < self.micro_batches:
-            self.waiting += 1
+        self.waiting += 1
+        if self.waiting < self.micro_batches:
             return
         self.sums += self.pending
         self.totals += self.sums if self.accumulate == "double" else self.pending
         self.pending.zero_()
-        self.waiting.zero_()
-        self._waiting = 0
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._waiting = int(self.waiting)
+        self.waiting = 0
 
 
 def _by_class(values: Tensor, target: Tensor, like: Tensor) -> Tensor:

@@ -18,17 +18,18 @@ def mixed(
     if getattr(loss, "stateful", False):
         raise UserError(f"{type(loss).__name__} keeps statistics of one label a sample and cannot be mixed")
     if isinstance(lam, Tensor) and lam.ndim == 1:
-        if not getattr(loss, "soft_targets", True):
-            raise UserError(
-                f"{type(loss).__name__} takes hard labels; shares of each sample's own need soft targets"
-            )
-        return loss(logits, mixed_targets(y, y2, lam, num_classes=logits.shape[1]))
+        return remixed(loss, logits, y, y2, lam)
     return lam * loss(logits, y) + (1.0 - lam) * loss(logits, y2)
 
 
-def mixed_targets(
-    y: Tensor, y2: Tensor, lam: Tensor | float, *, num_classes: int, smoothing: float = 0.0
-) -> Tensor:
+def remixed(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, y: Tensor, y2: Tensor, lam: Tensor) -> Tensor:
+    """The loss of mixed labels where every sample has its own share [B]: through a soft target."""
+    if not getattr(loss, "soft_targets", True):
+        raise UserError(f"{type(loss).__name__} takes hard labels; shares of each sample's own need soft targets")
+    return loss(logits, mixed_targets(y, y2, lam, num_classes=logits.shape[1]))
+
+
+def mixed_targets(y: Tensor, y2: Tensor, lam: Tensor | float, *, num_classes: int, smoothing: float = 0.0) -> Tensor:
     """lam * onehot(y) + (1 - lam) * onehot(y2) as float32 [B,C]; smoothing as 1 - s + s/C on, s/C off."""
     off = smoothing / num_classes
     share = torch.as_tensor(lam, dtype=torch.float32, device=y.device).expand(y.shape)[:, None]
@@ -37,7 +38,7 @@ def mixed_targets(
     return target.scatter_add_(1, y2[:, None], (1.0 - share) * (1.0 - smoothing))
 
 
-def remix_shares(
+def remix_lam(
     y: Tensor,
     y2: Tensor,
     lam: float | Tensor,

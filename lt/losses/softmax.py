@@ -57,9 +57,7 @@ class Equalisation(Loss):
     The mask of step t is a function of (seed, t, rank); t is part of the state.
     """
 
-    def __init__(
-        self, *, class_counts: object, tail_ratio: float = 5e-3, drop: float = 0.9, seed: int = 0
-    ) -> None:
+    def __init__(self, *, class_counts: object, tail_ratio: float = 5e-3, drop: float = 0.9, seed: int = 0) -> None:
         super().__init__()
         counts = counts_array(class_counts)
         self.tail_ratio = in_range("tail_ratio", tail_ratio, 0, 1)
@@ -67,8 +65,7 @@ class Equalisation(Loss):
         self.seed = int(seed)
         tail = torch.from_numpy(counts / counts.sum() < self.tail_ratio)
         self.register_buffer("tail", tail, persistent=False)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self._steps = 0  # the same number on the host, so that no step waits for the device
+        self.step = 0
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         return self.with_draws(logits, target, self._draws(logits))
@@ -81,12 +78,13 @@ class Equalisation(Loss):
         ranked = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if ranked else 0
         generator = torch.Generator(device=logits.device)
-        generator.manual_seed(rng.torch_seed(self.seed, "noise", self._steps, rank))
+        generator.manual_seed(rng.torch_seed(self.seed, "noise", self.step, rank))
         if self.training:
-            self._steps += 1
             self.step += 1
         return torch.rand(logits.shape, generator=generator, device=logits.device)
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._steps = int(self.step)
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.step])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.step = int(state[0])

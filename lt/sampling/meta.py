@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lt.errors import UserError
 from lt.sampling.samplers import Sampler
+from lt.sampling.sources import below
 
 ROWS = 64  # draws handled at once: 64 x N noise values
 
@@ -25,15 +26,13 @@ class MetaSampler(Sampler):
     def __init__(
         self, *, labels: object, num_classes: int, source: object, init_pow: float = 0.0, lr: float = 0.01
     ) -> None:
+        if not isinstance(source, torch.Generator):  # another source seeds one: the noise is torch's
+            source = torch.Generator().manual_seed(below(source, 2**62))
         super().__init__(labels=labels, num_classes=num_classes, source=source)
-        if not isinstance(source, torch.Generator):
-            raise UserError("meta sampler: the source must be a torch.Generator")
         if (self.counts == 0).any():
             raise UserError(f"meta sampler: class {int(np.argmin(self.counts))} has no training image")
         if init_pow < 0 or lr <= 0:
-            raise UserError(
-                f"meta sampler: init_pow must not be negative and lr positive, got {init_pow}, {lr}"
-            )
+            raise UserError(f"meta sampler: init_pow must not be negative and lr positive, got {init_pow}, {lr}")
         self.classes = torch.from_numpy(self.labels)
         self.weight = nn.Parameter(initial_weights(self.counts, power=init_pow))
         self.optimizer = torch.optim.Adam([self.weight], lr=lr)
@@ -100,9 +99,7 @@ class MetaSampler(Sampler):
         params = {n: p.detach().requires_grad_() for n, p in classifier.named_parameters() if p.requires_grad}
         trained = [p for p in classifier.parameters() if p.requires_grad]
         call = _frozen_call(classifier)
-        losses = F.cross_entropy(
-            call(params, batch[0]) + shift.to(batch[0].device), batch[1], reduction="none"
-        )
+        losses = F.cross_entropy(call(params, batch[0]) + shift.to(batch[0].device), batch[1], reduction="none")
         surrogate = (losses * self.sample_weights().to(losses)).mean()
         gradients = torch.autograd.grad(surrogate, list(params.values()), create_graph=True)
         state = optimizer.state if optimizer is not None and momentum else {}

@@ -9,13 +9,12 @@ A sampler is one stream of indices: what it keeps between epochs (cycles, positi
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Callable
 
 import numpy as np
 
-from lt import rng
 from lt.errors import UserError, nearest, pick
+from lt.sampling.sources import below, is_torch, restore_source, shuffle, source_state, uniforms
 
 
 class Sampler:
@@ -51,87 +50,6 @@ def checked_labels(labels: object, num_classes: int) -> np.ndarray:
             f"sampler: labels must lie in 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())}"
         )
     return labels
-
-
-# ---- sources -------------------------------------------------------------------------------------------
-
-
-def uniforms(source: object, number: int) -> np.ndarray:
-    if isinstance(source, random.Random):
-        return np.array([source.random() for _ in range(number)])
-    if _is_torch(source):
-        import torch
-
-        return torch.rand(number, dtype=torch.float64, generator=source).numpy()
-    return source.random(number)
-
-
-def shuffle(source: object, items: np.ndarray) -> None:
-    if _is_torch(source):
-        import torch
-
-        items[:] = items[torch.randperm(len(items), generator=source).numpy()]
-    else:
-        source.shuffle(items)
-
-
-def below(source: object, limit: int) -> int:
-    """A whole number in [0, limit)."""
-    if isinstance(source, random.Random):
-        return source.randrange(limit)
-    if isinstance(source, np.random.Generator):
-        return int(source.integers(limit))
-    if _is_torch(source):
-        import torch
-
-        return int(torch.randint(limit, (), generator=source))
-    return int(source.randint(limit))
-
-
-def _is_torch(source: object) -> bool:
-    return hasattr(source, "manual_seed")
-
-
-def source_state(source: object) -> dict:
-    """Position of a source as plain numbers."""
-    if isinstance(source, random.Random):
-        version, words, gauss = source.getstate()
-        return {"kind": "random", "version": version, "words": list(words), "gauss": gauss}
-    if isinstance(source, np.random.RandomState):
-        return {"kind": "numpy", "state": _plain(source.get_state(legacy=False))}
-    if isinstance(source, np.random.Generator):
-        if isinstance(source.bit_generator, np.random.Philox):
-            return {"kind": "philox", "state": rng.state(source)}
-        return {"kind": "numpy", "state": _plain(source.bit_generator.state)}
-    if _is_torch(source):
-        return {"kind": "torch", "state": source.get_state().tolist()}
-    raise UserError(f"sampler: {type(source).__name__} is not a source of random numbers")
-
-
-def restore_source(source: object, saved: dict) -> None:
-    kind = saved["kind"]
-    if kind != source_state(source)["kind"]:
-        raise UserError(f"sampler: the saved position belongs to another kind of source ({kind})")
-    if kind == "random":
-        source.setstate((saved["version"], tuple(saved["words"]), saved["gauss"]))
-    elif kind == "philox":
-        rng.restore(source, saved["state"])
-    elif kind == "torch":
-        import torch
-
-        source.set_state(torch.tensor(saved["state"], dtype=torch.uint8))
-    elif isinstance(source, np.random.RandomState):
-        source.set_state(saved["state"])
-    else:
-        source.bit_generator.state = saved["state"]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
 
 
 # ---- cycles --------------------------------------------------------------------------------------------
@@ -323,7 +241,7 @@ class Weighted(Sampler):
 
     def epoch(self, epoch: int, length: int) -> np.ndarray:
         source = self.source_of(epoch)
-        if _is_torch(source):
+        if is_torch(source):
             import torch
 
             weights = torch.from_numpy(self.weights)
@@ -332,7 +250,7 @@ class Weighted(Sampler):
 
 
 class MixedPriority(Weighted):
-    """Images drawn by weight through a sum tree (decoupling paper); weights as in ClassPriority, shared in the class."""
+    """Images drawn by weight through a sum tree (decoupling paper): ClassPriority's weights, shared in a class."""
 
     def __init__(
         self,
@@ -366,9 +284,7 @@ class Instance(Sampler):
 
 
 def _counts(labels: object, num_classes: int) -> np.ndarray:
-    return np.maximum(np.bincount(checked_labels(labels, num_classes), minlength=num_classes), 1).astype(
-        np.float64
-    )
+    return np.maximum(np.bincount(checked_labels(labels, num_classes), minlength=num_classes), 1).astype(np.float64)
 
 
 def inverse_frequency(*, labels: object, num_classes: int, source: object) -> Weighted:
@@ -395,14 +311,10 @@ def progressive(
     *, labels: object, num_classes: int, source: object, epochs: int, root: float | None = None
 ) -> ClassPriority:
     """From instance-balanced in the first epoch to class-balanced in the last."""
-    return ClassPriority(
-        labels=labels, num_classes=num_classes, source=source, share=None, root=root, epochs=epochs
-    )
+    return ClassPriority(labels=labels, num_classes=num_classes, source=source, share=None, root=root, epochs=epochs)
 
 
-def meta(
-    *, labels: object, num_classes: int, source: object, init_pow: float = 0.0, lr: float = 0.01
-) -> Sampler:
+def meta(*, labels: object, num_classes: int, source: object, init_pow: float = 0.0, lr: float = 0.01) -> Sampler:
     """BALMS: see lt.sampling.meta (imported here, because it needs torch)."""
     from lt.sampling.meta import MetaSampler
 
@@ -429,7 +341,5 @@ def build(name: str, *, labels: object, num_classes: int, source: object, **opti
     known = [p for p in inspect.signature(factory).parameters if p not in ("labels", "num_classes", "source")]
     for option in options:
         if option not in known:
-            raise UserError(
-                f"sampler '{name}' has no option '{option}'{nearest(option, known) or '; it has none'}"
-            )
+            raise UserError(f"sampler '{name}' has no option '{option}'{nearest(option, known) or '; it has none'}")
     return factory(labels=labels, num_classes=num_classes, source=source, **options)

@@ -60,9 +60,7 @@ def test_balanced_softmax_per_sample() -> None:
 
 
 def test_equalisation_with_the_drawn_mask() -> None:
-    loss = build(
-        "eql", class_counts=COUNTS, tail_ratio=float(GOLDEN["eql_lambda"]), drop=float(GOLDEN["eql_gamma"])
-    )
+    loss = build("eql", class_counts=COUNTS, tail_ratio=float(GOLDEN["eql_lambda"]), drop=float(GOLDEN["eql_gamma"]))
     logits = torch.tensor(GOLDEN["logits"], requires_grad=True)
     value = loss.with_draws(logits, torch.tensor(GOLDEN["labels"]), torch.tensor(GOLDEN["eql_uniform"]))
     value.backward()

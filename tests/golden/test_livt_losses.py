@@ -75,8 +75,6 @@ def test_top_two_picks_the_same_labels(group: str, kind: str, bits: int) -> None
 def test_constants(group: str) -> None:
     counts = GOLDEN[f"{group}/cls_num"]
     np.testing.assert_allclose(ldam_margins(counts), GOLDEN[f"{group}/const/LDAM.m_list"], rtol=1e-6)
-    np.testing.assert_allclose(
-        class_balanced_weights(counts), GOLDEN[f"{group}/const/CB_CE.weight"], rtol=1e-6
-    )
+    np.testing.assert_allclose(class_balanced_weights(counts), GOLDEN[f"{group}/const/CB_CE.weight"], rtol=1e-6)
     curve = smoothing_curve(counts, head=0.3, tail=0.0)
     np.testing.assert_allclose(curve, GOLDEN[f"{group}/const/MiSLAS_concave.smooth"], rtol=1e-6, atol=1e-8)

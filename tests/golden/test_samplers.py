@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lt.sampling import samplers
 from lt.sampling.samplers import build
 
 HERE = Path(__file__).parent
@@ -98,9 +97,7 @@ def test_balanced_sampler_of_ride(retain: int) -> None:
     length = len(labels) if retain else sampler.nominal_length
     assert length == int(RIDE[f"sampler/retain{retain}/len"])
     for epoch in (1, 2):
-        np.testing.assert_array_equal(
-            sampler.epoch(epoch, length), RIDE[f"sampler/retain{retain}/epoch{epoch}"]
-        )
+        np.testing.assert_array_equal(sampler.epoch(epoch, length), RIDE[f"sampler/retain{retain}/epoch{epoch}"])
 
 
 @pytest.mark.parametrize("power", ["0", "0.3", "1"])
@@ -115,9 +112,7 @@ def test_meta_sampler_draws(power: str) -> None:
     value = (losses * sampler.sample_weights()).mean()
     value.backward()
     assert value.item() == pytest.approx(float(BAGMAR[f"meta_pow{power}/meta_loss"]), rel=1e-5)
-    np.testing.assert_allclose(
-        sampler.weight.grad, BAGMAR[f"meta_pow{power}/w_grad"][0], rtol=1e-4, atol=1e-7
-    )
+    np.testing.assert_allclose(sampler.weight.grad, BAGMAR[f"meta_pow{power}/w_grad"][0], rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(np.stack([sampler.draw(5) for _ in range(3)]), batches[1:])
 
 
@@ -143,9 +138,7 @@ def test_meta_sampler_learns_as_balms_does() -> None:
         np.testing.assert_array_equal(index, BALMS["batch_idx"][t])
         batch = feats[index], labels[index]
         balanced = torch.tensor(BALMS["val_x"][t]), torch.tensor(BALMS["val_y"][t])
-        sampler.learn(
-            layer, batch, balanced, lr=lr, weight_decay=decay, momentum=momentum, optimizer=optimiser
-        )
+        sampler.learn(layer, batch, balanced, lr=lr, weight_decay=decay, momentum=momentum, optimizer=optimiser)
         np.testing.assert_allclose(sampler.weight.grad, BALMS["meta_w_grad"][t][0], rtol=1e-4, atol=1e-8)
         np.testing.assert_allclose(sampler.weight.detach(), BALMS["meta_w"][t][0], rtol=1e-4)
         loss = torch.nn.functional.cross_entropy(layer(batch[0]) + shift, batch[1])
@@ -155,10 +148,3 @@ def test_meta_sampler_learns_as_balms_does() -> None:
         assert loss.item() == pytest.approx(float(BALMS["loss"][t]), rel=1e-4)
         np.testing.assert_allclose(layer.weight.detach(), BALMS["W"][t], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(layer.bias.detach(), BALMS["b"][t], rtol=1e-4, atol=1e-6)
-
-
-def test_every_sampler_is_named_here_or_in_the_unit_tests() -> None:
-    assert {"instance", "square_root"} | set(
-        "class_aware class_priority mixed_priority progressive inverse_frequency effective_number "
-        "ride_balanced meta".split()
-    ) == set(samplers.SAMPLERS)
