@@ -292,15 +292,12 @@ def _hint(name: str, known: Mapping) -> str:
 def _check_shape(name: str, first: Sequence[int], other: Sequence[int], what: str, reference: str) -> None:
     if tuple(first) != tuple(other):
         raise UserError(
-            f"merge: entry '{name}' has shape {tuple(other)} in {what}, "
-            f"expected {tuple(first)} as in {reference}"
+            f"merge: entry '{name}' has shape {tuple(other)} in {what}, expected {tuple(first)} as in {reference}"
         )
 
 
 def _cast(name: str, value: Tensor, like: Tensor) -> Tensor:
-    if not math.isfinite(value.sum()) and not bool(
-        torch.isfinite(value).all()
-    ):  # the sum is ten times cheaper
+    if not math.isfinite(value.sum()) and not bool(torch.isfinite(value).all()):  # the sum is ten times cheaper
         raise UserError(f"merge: entry '{name}' is not finite in at least one model")
     if not like.dtype.is_floating_point:
         value = value.round_()

@@ -124,9 +124,7 @@ def _published(dataset: str, k: int, index: int) -> dict[str, np.ndarray]:
     if dataset not in PUBLISHED:
         raise UserError(f"subset: no published subsets for '{dataset}'{nearest(dataset, PUBLISHED)}")
     if k not in PUBLISHED[dataset]:
-        raise UserError(
-            f"subset: {dataset} has no published subsets for k={k}; known k: {PUBLISHED[dataset]}"
-        )
+        raise UserError(f"subset: {dataset} has no published subsets for k={k}; known k: {PUBLISHED[dataset]}")
     facts = _facts()
     held = len(facts[f"{dataset}_K{k}"])
     if not 0 <= index < held:
@@ -178,7 +176,5 @@ def _check_balanced(labels: np.ndarray, picked: np.ndarray, k: int) -> None:
 def _labels(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"subset: labels of shape {labels.shape}, type {labels.dtype}; expected whole numbers"
-        )
+        raise UserError(f"subset: labels of shape {labels.shape}, type {labels.dtype}; expected whole numbers")
     return labels

@@ -122,9 +122,7 @@ def official_chain(
     return np.array(chain)
 
 
-def _one_class(
-    total: int, k: int, values: np.ndarray | None, sampler: str, kernel: str, source: Source
-) -> np.ndarray:
+def _one_class(total: int, k: int, values: np.ndarray | None, sampler: str, kernel: str, source: Source) -> np.ndarray:
     if sampler == "uniform":
         return np.sort(source.permutation(total)[:k])
     if kernel == "features":

@@ -158,9 +158,7 @@ def dppy_draw(matrix: np.ndarray, k: int, source: Source) -> np.ndarray:
 
     if not isinstance(source, np.random.RandomState):  # the only kind it takes
         source = np.random.RandomState(source.integers(0, 2**32, size=4, dtype=np.uint32))
-    return np.sort(
-        np.array(FiniteDPP("likelihood", L=matrix).sample_exact_k_dpp(size=k, random_state=source))
-    )
+    return np.sort(np.array(FiniteDPP("likelihood", L=matrix).sample_exact_k_dpp(size=k, random_state=source)))
 
 
 def alpha(total: int, kernel: str) -> float:

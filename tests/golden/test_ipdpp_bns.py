@@ -35,9 +35,7 @@ def test_as_released(case: str) -> None:
 @pytest.mark.parametrize("case", "ab")
 def test_equation_12(case: str) -> None:
     first, second = (torch.from_numpy(PAPER[f"{case}_{v}"]).requires_grad_() for v in "qv")
-    loss = contrastive.bns_eq12(
-        first, second, torch.from_numpy(PAPER[f"{case}_y"]), tau=float(PAPER[f"{case}_tau"])
-    )
+    loss = contrastive.bns_eq12(first, second, torch.from_numpy(PAPER[f"{case}_y"]), tau=float(PAPER[f"{case}_tau"]))
     loss.backward()
     assert close(loss.detach(), PAPER[f"{case}_loss"], 1e-10)
     assert close(first.grad, PAPER[f"{case}_grad_q"], 1e-10)

@@ -39,9 +39,7 @@ def test_enumeration(case: str, kernel: str) -> None:
     log_det = np.array([law.log_det(subset) for subset in subsets])
     np.testing.assert_allclose(np.exp(log_det), SMALL[f"{case}_{kernel}_det"], rtol=1e-12)
     assert law.log_normaliser() == pytest.approx(float(SMALL[f"{case}_{kernel}_logZ"]), rel=1e-12)
-    np.testing.assert_allclose(
-        np.exp(log_det - law.log_normaliser()), SMALL[f"{case}_{kernel}_prob"], rtol=1e-12
-    )
+    np.testing.assert_allclose(np.exp(log_det - law.log_normaliser()), SMALL[f"{case}_{kernel}_prob"], rtol=1e-12)
     np.testing.assert_allclose(law.inclusion(), SMALL[f"{case}_{kernel}_incl"], rtol=1e-12)
 
 
@@ -51,9 +49,7 @@ def test_beyond_enumeration(case: str, kernel: str) -> None:
     law = dpp.RankOne(LARGE[f"{case}_P"], int(LARGE[f"{case}_k"]), kernel)
     assert law.log_normaliser() == pytest.approx(float(LARGE[f"{case}_{kernel}_logZ"]), rel=1e-9)
     assert np.abs(law.inclusion() - LARGE[f"{case}_{kernel}_incl"]).max() < 1e-9
-    for subset, expected in zip(
-        LARGE[f"{case}_subsets"], LARGE[f"{case}_{kernel}_subset_logdet"], strict=True
-    ):
+    for subset, expected in zip(LARGE[f"{case}_subsets"], LARGE[f"{case}_{kernel}_subset_logdet"], strict=True):
         assert law.log_det(subset) == pytest.approx(float(expected), rel=1e-9)
 
 

@@ -114,7 +114,7 @@ def test_zero_rows_and_half_types(name: str) -> None:
 
 def test_small_tau_overflows_loudly_and_not_before() -> None:
     first, second, labels = batch(64, classes=2)
-    with pytest.raises(UserError, match="tau is 0.011, .* overflows in float32; expected at least 0.0113"):
+    with pytest.raises(UserError, match=r"tau is 0.011, .* overflows in float32; expected at least 0.0113"):
         contrastive.bns(first, second, labels, tau=0.011)
     first = first.detach().double().requires_grad_()
     loss = contrastive.bns(first, first, labels, tau=0.00142)  # cosines of 1: exp(704) in float64

@@ -278,7 +278,7 @@ def test_released_chain_is_identical_and_200_times_faster() -> None:
 
 
 def test_released_chain_cannot_start_on_the_paper_kernel() -> None:
-    with pytest.raises(UserError, match="finds no start .* expected sampler 'exact'"):
+    with pytest.raises(UserError, match=r"finds no start .* expected sampler 'exact'"):
         dpp.official_chain(np.full(500, 0.9), 100, np.random.RandomState(0), kernel="paper")
 
 

@@ -80,7 +80,7 @@ def test_unknown_rule_lists_the_known() -> None:
 
 def test_non_finite_weights_are_named() -> None:
     broken = {**MODELS[1], "conv1.weight": MODELS[1]["conv1.weight"] * float("nan")}
-    with pytest.raises(UserError, match="'conv1.weight' is not finite"):
+    with pytest.raises(UserError, match=r"'conv1.weight' is not finite"):
         merge.mean([MODELS[0], broken])
     huge = [{"w": torch.full((3,), 1e308, dtype=torch.float64)}]
     assert torch.equal(merge.mean(huge)["w"], huge[0]["w"])  # finite, though its sum is not
@@ -108,7 +108,7 @@ def test_interpolation_ends_are_stage1_and_the_mean() -> None:
     for alpha, expected in [(0.0, stage1), (1.0, merge.mean(MODELS))]:
         merged = merge.interpolate(MODELS, stage1=stage1, alpha=alpha)
         assert all(torch.equal(merged[name], expected[name]) for name in merged)
-    with pytest.raises(UserError, match="alpha is 1.5"):
+    with pytest.raises(UserError, match=r"alpha is 1.5"):
         merge.interpolate(MODELS, stage1=stage1, alpha=1.5)
     with pytest.raises(UserError, match="stage 1 lacks entry"):
         merge.interpolate(MODELS, stage1={}, alpha=0.5)
@@ -129,16 +129,14 @@ def test_files_with_stage1_and_scores(tmp_path: Path, monkeypatch: pytest.Monkey
     expected = merge.interpolate(MODELS, stage1=model(9), alpha=0.3)
     assert all(torch.equal(value, expected[name]) for name, value in load_file(out).items())
     chosen: list[int] = []
-    merge.merge_files(
-        paths, "greedy_soup", out, score=lambda s: float(s["conv1.weight"].mean()), chosen=chosen
-    )
+    merge.merge_files(paths, "greedy_soup", out, score=lambda s: float(s["conv1.weight"].mean()), chosen=chosen)
     expected = merge.mean([MODELS[i] for i in chosen])
     assert all(torch.equal(value, expected[name]) for name, value in load_file(out).items())
 
 
 def test_file_mistakes_are_named(tmp_path: Path) -> None:
     paths, out = saved(tmp_path), tmp_path / "out.safetensors"
-    with pytest.raises(UserError, match="none.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"none.safetensors does not exist"):
         merge.merge_files([*paths, tmp_path / "none.safetensors"], "mean", out)
     with pytest.raises(UserError, match="is one of the models"):
         merge.merge_files(paths, "mean", paths[0])
@@ -157,9 +155,7 @@ def test_file_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_bn_statistics_are_those_of_the_batches() -> None:
     torch.manual_seed(0)
-    net = torch.nn.Sequential(
-        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, momentum=0.3), torch.nn.Dropout(0.5)
-    )
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, momentum=0.3), torch.nn.Dropout(0.5))
     net[1].running_mean.fill_(7.0)
     batches = [torch.randn(8, 3) + i for i in range(5)]
     net.train()
