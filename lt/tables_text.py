@@ -172,7 +172,7 @@ def to_tex(frame: pd.DataFrame) -> str:
         ]
         top = {n: best(group, n) for n in names}
         out += ["    " + " & ".join(_tex_row(r, names, top, public)) + " \\\\" for r in group]
-    caption = f"Table {frame.attrs['table']}: mean over seeds, spread = half the 95 % t interval, best in bold."
+    caption = f"{frame.attrs['table']}: mean over seeds, spread = half the 95 % t interval, best in bold."
     if public:
         caption += f" Published: {metric}; in parentheses where the conditions differ."
     out += [
