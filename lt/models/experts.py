@@ -149,7 +149,7 @@ class RideNet(Network):
 
     def trunk(self, x: Tensor) -> Tensor:
         """The shared part: stem and early stages."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         if not self.cifar:
             x = self.maxpool(x)
         for name in self.trunk_stages:
