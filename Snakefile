@@ -14,6 +14,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/verbs.smk"
 include: "workflow/rules/baselines.smk"
+include: "workflow/rules/btm.smk"
 include: "workflow/rules/tables.smk"
 
 

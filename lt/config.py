@@ -194,7 +194,7 @@ class Config:
             yield from partial
             if partial:
                 return
-        yield from registry.check(values, place)
+        yield from registry.check(values, place, verb)
 
     def _check_tables(self) -> Iterator[str]:
         for name, table in self.params.tables.items():

@@ -27,10 +27,11 @@ class Kind:
     module: str
     table: str
     given: frozenset[str]  # arguments that the product passes itself
+    function: str | None = None  # one function takes the options of every entry
 
 
-def _kind(module: str, table: str, *given: str) -> Kind:
-    return Kind(module, table, frozenset(given))
+def _kind(module: str, table: str, *given: str, function: str | None = None) -> Kind:
+    return Kind(module, table, frozenset(given), function)
 
 
 KINDS = {
@@ -40,10 +41,12 @@ KINDS = {
     "eval_augment": _kind("lt.data.augment", "PRESETS", "mean", "std", "size", "channels"),
     "schedule": _kind("lt.optim", "SCHEDULES", "lr", "epochs", "steps_per_epoch"),
     "optimizer": _kind("lt.optim", "OPTIMIZERS", "groups", "lr", "params"),
-    "groups": _kind("lt.optim", "PARAM_RULES", "model", "weight_decay"),
+    "groups": _kind("lt.optim", "PARAM_RULES", "model", "weight_decay", "rule", function="param_groups"),
     "task": _kind("lt.tasks", "TASKS"),
     "mix": _kind("lt.tasks.mixing", "MIXES", "num_classes", "class_counts"),
     "head": _kind("lt.models.heads", "HEADS", "in_features", "feature_dim", "num_classes"),
+    "subset_rule": _kind("lt.stages.subset", "RULES", "source", "lists", "index", "seed", "inputs"),
+    "merge_rule": _kind("lt.merge", "MERGES", "states", "score", "chosen", "stage1"),
     "posthoc": _kind("lt.posthoc", "POSTHOC", "logits", "labels", "class_counts", "predictions"),
 }
 
@@ -150,15 +153,18 @@ def members(kind: str) -> dict[str, Member]:
         return {}
     tree = code._tree(path)
     table = _literal(tree, spec.table)
+    if spec.function:
+        return dict.fromkeys(table or {}, _home(spec.module, spec.function))
     return {name: _member(spec.module, tree, value) for name, value in (table or {}).items()}
 
 
-def check(values: dict[str, Any], place: str) -> Iterator[str]:
+def check(values: dict[str, Any], place: str, verb: str = "") -> Iterator[str]:
     """One line for each name that no registry holds and each option that its entry does not take."""
     for key, value in values.items():
-        if key not in KINDS or value is None:
+        kind = f"{verb}_rule" if key == "rule" else key
+        if kind not in KINDS or value is None:
             continue
-        known = members(key)
+        known = members(kind)
         name = value if isinstance(value, str) else value.get("name")
         if not known or name is None:
             continue
@@ -167,8 +173,8 @@ def check(values: dict[str, Any], place: str) -> Iterator[str]:
             continue
         allowed = known[name].options
         for option in value if isinstance(value, dict) and allowed is not None else ():
-            if option != "name" and option not in allowed - KINDS[key].given:
-                hint = nearest(option, allowed - KINDS[key].given)
+            if option != "name" and option not in allowed - KINDS[kind].given:
+                hint = nearest(option, allowed - KINDS[kind].given)
                 yield f"{place}.{key}.{option}: {name} takes no such option{hint}"
 
 

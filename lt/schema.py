@@ -108,7 +108,6 @@ class Train(Strict):
     eval_every: NotNegative = 0
     snapshots_every: NotNegative = 0
     workers: NotNegative = 0
-    count: Positive = 1
     redraw: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
     distil: dict[str, Any] | None = None
@@ -119,11 +118,13 @@ class Subset(Strict):
 
     verb: Literal["subset"] = "subset"
     rule: Choice
-    count: Positive = 1
 
 
 class Merge(Strict):
+    """N = `count` branches become one network."""
+
     verb: Literal["merge"] = "merge"
+    count: Positive = 10
     rule: Choice = Named(name="mean")
     reestimate_bn: NotNegative = 0
 

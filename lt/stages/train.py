@@ -65,8 +65,7 @@ class Job:
         _, self.split = open_split(inputs["split"].folder)
         self.indices = self.split.train
         if "subset" in inputs:
-            name = "indices.npy" if index is None else f"indices{index}.npy"
-            self.indices = np.load(inputs["subset"] / name)
+            self.indices = np.load(inputs["subset"] / "indices.npy", allow_pickle=False)
         self.source = load_source(recipe.data, "train")
         recorded = inputs["split"].manifest.get("data_digest")
         if recorded and recorded != self.source.digest:

@@ -65,11 +65,22 @@ def stage(name):
 
 def node_home(wildcards):
     """Where a node of this run lives: `branch3` is the stage `branch`, number 3."""
-    stem = wildcards.node.rstrip("0123456789")
-    stages = LT.stage_names(wildcards.method)
-    name, number = (wildcards.node, "") if wildcards.node in stages else (stem, wildcards.node[len(stem) :])
+    node, stem = wildcards.node, wildcards.node.rstrip("0123456789")
+    name = node if node in LT.stage_names(wildcards.method) else stem
     run, home = LT.home(run_of(wildcards), name)
-    return run, f"{home}{number}"
+    return run, home + node[len(name) :]
+
+
+def model_of(wildcards):
+    """The artefact of a node; branches lie together in a folder."""
+    run, node = run_of(wildcards), wildcards.node
+    return path_of(run, "branches", node) if node.startswith("branch") else path_of(run, node)
+
+
+def branches(wildcards):
+    run = run_of(wildcards)
+    count = LT.stage(run, "merge").params.count
+    return [path_of(run, "branches", f"branch{i}") for i in range(count)]
 
 
 @asked
@@ -114,8 +125,13 @@ def table_rows(wildcards):
 
 
 def flags(wildcards, input):
-    """The named inputs, and what the output's name says, as options of the script."""
-    given = [f"--{name} {path}" for name, path in input.items() if path]
+    """The named inputs, and what the output's name says, as options of the script; many branches are one folder."""
+    given = []
+    for name, path in input.items():
+        if not isinstance(path, str):
+            path = os.path.dirname(os.path.dirname(path[0])) if len(path) else None
+        if path:
+            given.append(f"--{name} {path}")
     given += [f"--{name} {wildcards[name]}" for name in ("index", "part") if name in wildcards.keys()]
     return " ".join(given)
 

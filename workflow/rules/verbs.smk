@@ -74,11 +74,58 @@ rule train:
         "python scripts/train.py {params.args} --out {output} --log {log}"
 
 
+rule subset:
+    input:
+        recipe=recipe_of("subset"),
+        split=split_of,
+    output:
+        f"{SEED}/subsets/subset{{index}}/manifest.json",
+    params:
+        args=flags,
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/subsets/subset{index}.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/subsets/subset{index}.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "python scripts/subset.py {params.args} --out {output} --log {log}"
+
+
+rule merge:
+    input:
+        recipe=recipe_of("merge"),
+        models=branches,
+        split=split_of,
+    output:
+        f"{SEED}/merge/manifest.json",
+    params:
+        args=flags,
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/merge.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/merge.tsv"
+    wildcard_constraints:
+        method="none",
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "python scripts/merge.py {params.args} --out {output} --log {log}"
+
+
 rule predict:
     input:
         recipe=recipe_of("predict"),
         split=split_of,
-        model=f"{SEED}/{{node}}/manifest.json",
+        model=model_of,
     output:
         f"{SEED}/predictions/{{part}}/{{node}}/manifest.json",
     params:
