@@ -1,13 +1,14 @@
 """Batches of one epoch, for images in memory and for files, behind one interface.
 
-Order and augmentation are pure functions of (seed, epoch) and, for a stateful sampler, of its state at the start
-of the epoch: worker count, restarts and rank count do not change which samples make up a global batch.
+Order and augmentation are pure functions of (seed, epoch) and, for a stateful sampler, of its state at the
+start of the epoch: worker count, restarts and rank count do not change which samples make up a global batch.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ Batch = dict[str, Any]
 
 
 def draw_rows(order: np.ndarray, *, n: int, columns: int, seed: int, epoch: int) -> np.ndarray:
-    """float32 [len(order), columns]: row i of the epoch's table for sample i, row N + position for its repeats."""
+    """float32 [len(order), columns]: row i of the epoch's table for sample i, N + position for its repeats."""
     if columns == 0:
         return np.zeros((len(order), 0), dtype=np.float32)
     first = np.zeros(len(order), dtype=bool)
@@ -66,7 +67,7 @@ class _PerImage(torch.utils.data.Dataset):
             path = self.files[0] / self.files[1][index]
             try:
                 image = _decode(path, self.channels)
-            except Exception as error:  # noqa: BLE001  (Pillow's decoders raise many kinds)
+            except Exception as error:  # Pillow's decoders raise many kinds
                 reason = " ".join(str(error).split()) or type(error).__name__
                 return _Failure(f"cannot read image {path}: {reason}")
         return self.preset.sample(image, row)
@@ -108,7 +109,7 @@ def _one_thread(_: int) -> None:
 
 
 class Loader:
-    """Batches {"image", "target", "index"} of the images `indices` of `source`; `labels` is as long as `indices`.
+    """Batches {"image", "target", "index"} of the images `indices` of `source`, with `labels` in that order.
 
     `batch_size` is the global one; a rank gets every `world`-th sample of each global batch.
     """
@@ -132,9 +133,7 @@ class Loader:
         world: int = 1,
         channels: int | None = None,
     ):
-        self.indices = (
-            np.arange(len(source.labels)) if indices is None else np.asarray(indices, dtype=np.int64)
-        )
+        self.indices = np.arange(len(source.labels)) if indices is None else np.asarray(indices, dtype=np.int64)
         self.labels = np.asarray(source.labels)[self.indices] if labels is None else np.asarray(labels)
         if len(self.labels) != len(self.indices):
             raise UserError(f"{len(self.labels)} labels for {len(self.indices)} images in the list")
@@ -166,9 +165,7 @@ class Loader:
             raise UserError(f"batch_size: {self.batch_size}; expected at least 1")
         whole = self.n // self.batch_size if drop_last else math.ceil(self.n / self.batch_size)
         if whole == 0:
-            raise UserError(
-                f"batch_size: {self.batch_size} with drop_last leaves no batch of {self.n} images"
-            )
+            raise UserError(f"batch_size: {self.batch_size} with drop_last leaves no batch of {self.n} images")
         self.steps = whole if steps is None else steps
         longer = self.steps > math.ceil(self.n / self.batch_size)
         self._length = (
@@ -177,7 +174,11 @@ class Loader:
 
     def _place(self, images: np.ndarray) -> Tensor:
         """All images as one uint8 tensor, on the device if they fit."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="The given NumPy array is not writ"
+            )  # a memory map: never written
+            tensor = torch.from_numpy(np.ascontiguousarray(images))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
             return tensor.to(self.device) if tensor.nbytes <= DEVICE_SHARE * free else tensor.pin_memory()
@@ -258,6 +259,7 @@ class Loader:
                 collate_fn=_same,
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # or it would move the global one
                 **(forked if self.workers else {}),
             )
         for raw, job in zip(self._loader, jobs, strict=True):

@@ -1,4 +1,7 @@
-"""Augmentation presets by name. `sample` works on one image, `batch` on uint8 tensors, `reference` the ordinary way."""
+"""Augmentation presets by name.
+
+`sample` works on one image, `batch` on uint8 tensors, `reference` goes the ordinary way.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """images * scale - shift; (x / 255 - mean) / std for scale = 1 / (255 std), shift = mean / std [1, C, 1, 1].
+    """images * scale - shift: (x / 255 - mean) / std for scale 1 / (255 std), shift mean / std [1, C, 1, 1].
 
     In place on one copy: fresh memory costs more than the arithmetic.
     """
@@ -92,7 +92,7 @@ def pixel_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor, noise: Tensor) -> Tensor:
-    """Put noise [n, C, H, W] into the boxes (top, left, height, width) [n, 4] of normalised images [n, C, H, W]."""
+    """Noise [n, C, H, W] inside the boxes (top, left, height, width) [n, 4] of normalised images."""
     top, left, height, width = boxes.unbind(1)
     inside = boxes_mask(top, left, top + height, left + width, size=tuple(images.shape[2:]))
     return torch.where(inside, noise, images)

@@ -1,7 +1,7 @@
-"""Batched resized crop, colour and blur that keep Pillow's uint8 arithmetic (float tensors of whole grey levels).
+"""Batched resized crop, colour and blur that keep Pillow's uint8 arithmetic (floats of whole grey levels).
 
-Every operation of the ordinary chain ends in uint8; rounding at the same places gives the same pixels, but for
-the rare value that lies on a rounding edge. Planes lead, [C, B, H, W], so that a colour channel is contiguous.
+Every operation of the ordinary chain ends in uint8; rounding at the same places gives the same pixels, but
+for the rare value on a rounding edge. Planes lead, [C, B, H, W], so that a colour channel is contiguous.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _resize_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tenso
 def resized_crop(images: Tensor, boxes: Tensor, *, size: int, mirrored: Tensor) -> Tensor:
     """Bilinear crop of boxes (top, left, height, width) [B, 4] to size x size, flipped where `mirrored`.
 
-    From uint8 [B, C, H, W] to planes; `boxes` and `mirrored` on the CPU.
+    From uint8 [B, C, H, W] to planes; `boxes` and `mirrored` on the CPU. Enlarging gives Pillow's pixels; when
+    shrinking, Pillow may take the passes in the other order, which moves a value by at most one grey level.
     """
     height, width = images.shape[2:]
     top, left, tall, wide = boxes.unbind(1)
@@ -79,8 +80,11 @@ def _saturation(planes: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Hue and saturation in 0..255. Truncation edges are common (multiples of 1/6), so every rounding to single
-    precision stands where Pillow's C code has it."""
+    """Hue and saturation in 0..255.
+
+    Edges of truncation are common (multiples of 1/6), so every rounding to single precision stands where
+    Pillow's C code has it.
+    """
     spread = value - planes.amin(0)
     red, green, blue = ((value - planes) / spread.clamp(min=1)).unbind(0)
     is_red, is_green = planes[0] == value, planes[1] == value
@@ -117,8 +121,8 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brightness, _cont
 def colour_jitter(planes: Tensor, factors: Tensor, order: Tensor, active: Tensor) -> Tensor:
     """Four operations on each image in its own order, in place.
 
-    `factors` [B, 4], `order` [B, 4] (operation at each place) and `active` [B] live on the CPU, so that choosing
-    the images of an operation never waits for the device.
+    `factors` [B, 4], `order` [B, 4] (operation at each place) and `active` [B] live on the CPU, so that
+    choosing the images of an operation never waits for the device.
     """
     moved = factors.float().to(planes.device)
     for place in range(4):

@@ -1,8 +1,8 @@
 """From draws to parameters. A drawing function takes its source as an argument.
 
-The product passes `Row`, the uniforms of one sample in the epoch's table; a parity test passes an object with the
-same methods over `random`, `numpy.random` or `torch`. Batched presets compute the same parameters from many rows
-at once (`*_batch`), in float64 so that both ways round alike.
+The product passes `Row`, the uniforms of one sample in the epoch's table; a parity test passes an object with
+the same methods over `random`, `numpy.random` or `torch`. Batched presets compute the same parameters from
+many rows at once (`*_batch`), in float64 so that both ways round alike.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Row:
         return [self.below(n) for _ in range(k)]
 
     def block(self, width: int) -> Row:
-        """The next `width` columns as a row of their own: what comes after does not shift if fewer are used."""
+        """The next `width` columns as a row: what comes after does not shift if fewer are used."""
         part = Row(self._values[self._next : self._next + width])
         self._next += width
         return part
@@ -101,7 +101,7 @@ def resized_crop_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """RandomResizedCrop: area uniform in `scale`, log aspect uniform in `ratio`, ten tries, then the centre."""
+    """RandomResizedCrop: area uniform in `scale`, log aspect in `ratio`, ten tries, then the centre."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(TRIES):
         area = height * width * source.uniform(*scale)
@@ -138,7 +138,7 @@ def resized_crop_batch(
 
 
 def jitter(source: Source, ranges: Sequence[tuple[float, float] | None]) -> list[tuple[int, float]]:
-    """(operation, factor) in drawn order; operations as in ORDERS; a range of None leaves an operation out."""
+    """(operation, factor) in drawn order; operations as in ORDERS; a range of None leaves one out."""
     order = source.order()
     factors = [None if span is None else source.uniform(*span) for span in ranges]
     return [(op, factors[op]) for op in order if factors[op] is not None]
@@ -155,7 +155,7 @@ ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
 def erase_box(source: Source, height: int, width: int, *, p: float) -> Box | None:
-    """Random erasing: with probability `p` a box of ERASE_AREA of the image, smaller than it on both sides."""
+    """Random erasing: with probability `p` a box of ERASE_AREA of the image, smaller on both sides."""
     if not source.chance(p):
         return None
     low, high = math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1])

@@ -38,9 +38,7 @@ def to_pil(image: Tensor | np.ndarray | Image.Image) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def resized_crop(
-    image: Image.Image, box: Sequence[int], size: int, resample: Image.Resampling
-) -> Image.Image:
+def resized_crop(image: Image.Image, box: Sequence[int], size: int, resample: Image.Resampling) -> Image.Image:
     top, left, height, width = box
     return image.crop((left, top, left + width, top + height)).resize((size, size), resample)
 
@@ -66,9 +64,7 @@ def pad_crop(image: Image.Image, top: int, left: int, pad: int) -> Image.Image:
 
 def reflect_pad(image: Image.Image, pad: int) -> Image.Image:
     pixels = np.asarray(image)
-    return Image.fromarray(
-        np.pad(pixels, ((pad, pad), (pad, pad)) + ((0, 0),) * (pixels.ndim - 2), "reflect")
-    )
+    return Image.fromarray(np.pad(pixels, ((pad, pad), (pad, pad)) + ((0, 0),) * (pixels.ndim - 2), "reflect"))
 
 
 def mirror(image: Image.Image) -> Image.Image:
@@ -88,9 +84,7 @@ def jitter(image: Image.Image, steps: Sequence[tuple[int, float]]) -> Image.Imag
     return image
 
 
-def affine(
-    image: Image.Image, matrix: Sequence[float], resample: Image.Resampling, fill: Fill
-) -> Image.Image:
+def affine(image: Image.Image, matrix: Sequence[float], resample: Image.Resampling, fill: Fill) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, tuple(matrix), resample, fillcolor=fill)
 
 
@@ -113,9 +107,7 @@ def translate_y(image: Image.Image, share: float, resample: Image.Resampling, fi
 def rotate_alpha(image: Image.Image, degrees: float, fill: Fill) -> Image.Image:
     """AutoAugment's rotation: nearest pixel, corners filled through an alpha channel."""
     turned = image.convert("RGBA").rotate(degrees)
-    return Image.composite(turned, Image.new("RGBA", turned.size, (*fill, fill[0])), turned).convert(
-        image.mode
-    )
+    return Image.composite(turned, Image.new("RGBA", turned.size, (*fill, fill[0])), turned).convert(image.mode)
 
 
 def posterize(image: Image.Image, bits: int) -> Image.Image:

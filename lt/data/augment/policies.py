@@ -1,4 +1,7 @@
-"""AutoAugment's CIFAR-10 policy and RandAugment as BaGMar and LiVT use them: draws -> (operation, argument) -> apply."""
+"""AutoAugment's CIFAR-10 policy and RandAugment as BaGMar and LiVT use them.
+
+Draws -> (operation, argument) -> apply.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ AUTOAUGMENT_FILL = (128, 128, 128)
 
 
 def autoaugment_argument(source: Source, name: str, level: int) -> float | int | None:
-    """Shear and translation get a random sign, colour, contrast, ... 1 +- magnitude; a rotation is never negated."""
+    """Random sign for shear and translation, 1 +- magnitude for colour, contrast, ...; rotation stays positive."""
     if name not in MAGNITUDES:
         return None
     size = float(MAGNITUDES[name][level])
@@ -91,9 +94,7 @@ class Level:
     around: bool = False
 
 
-def _level(
-    name: str, argument: Callable[[float], float | int], *, signed: bool = False, around: bool = False
-) -> Level:
+def _level(name: str, argument: Callable[[float], float | int], *, signed: bool = False, around: bool = False) -> Level:
     return Level(name, argument, signed, around)
 
 
@@ -148,7 +149,7 @@ def randaugment_steps(
     layers: int = 2,
     resamples: tuple[str, ...] = ("bicubic",),
 ) -> list[tuple[str, float | int | None, str]]:
-    """`layers` operations drawn with replacement, each with probability `p`, magnitude N(m, std) cut to [0, 10]."""
+    """`layers` operations with replacement, each with probability `p`, magnitude N(m, std) cut to [0, 10]."""
     steps = []
     for index in source.picks(len(operations), layers):
         part = source.block(4)
@@ -179,9 +180,7 @@ _AFFINE_OPS: dict[str, Callable[..., Image.Image]] = {
 }
 
 
-def apply_step(
-    image: Image.Image, name: str, argument: float | None, *, resample: str, fill: ops.Fill
-) -> Image.Image:
+def apply_step(image: Image.Image, name: str, argument: float | None, *, resample: str, fill: ops.Fill) -> Image.Image:
     """One operation of RandAugment."""
     fill = fill if len(image.getbands()) > 1 else fill[:1]
     if name in _PLAIN_OPS:
@@ -193,9 +192,7 @@ def apply_step(
     return _AFFINE_OPS[name](image, argument, ops.RESAMPLE[resample], fill)
 
 
-def apply_autoaugment(
-    image: Image.Image, steps: list[Step], fill: ops.Fill = AUTOAUGMENT_FILL
-) -> Image.Image:
+def apply_autoaugment(image: Image.Image, steps: list[Step], fill: ops.Fill = AUTOAUGMENT_FILL) -> Image.Image:
     """Shear is bicubic, translation and rotation take the nearest pixel."""
     for name, argument in steps:
         if name == "rotate":

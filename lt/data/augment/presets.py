@@ -1,4 +1,4 @@
-"""The presets: what happens to one image (`sample`), to a batch (`batch`), and the ordinary way (`reference`).
+"""What happens to one image (`sample`), to a batch (`batch`), and the ordinary way (`reference`).
 
 Images that are equal in size stay one uint8 tensor and are augmented as a batch. What only Pillow does the
 published way (AutoAugment, RandAugment, resized crops of files) happens per image, in workers.
@@ -56,9 +56,7 @@ class Preset:
     def normalise(self, images: Tensor) -> Tensor:
         device = images.device
         if device not in self._constants:
-            mean, std = (
-                torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std)
-            )
+            mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
             self._constants[device] = ((1 / (255 * std)).float().to(device), (mean / std).float().to(device))
         return batched.normalise(images, *self._constants[device])
 
@@ -140,7 +138,7 @@ class AutoAugmentCutout(Preset):
 
 
 class SimClr(Preset):
-    """Two views of IP-DPP's pre-training: resized crop, flip, jitter, grey, blur (always, truncated to uint8).
+    """IP-DPP's pre-training, two views: resized crop, flip, jitter, grey, blur (always, truncated to uint8).
 
     `jitter_strength` is what the published option `num_views` really sets: 2 or 1.
     """
@@ -188,9 +186,7 @@ class SimClr(Preset):
             raise UserError("augmentation 'simclr' needs colour images; set channels: 3")
         step = CACHED if images.device.type == "cpu" else len(images)
         views = tuple(
-            torch.cat(
-                [self._one_view(*pair) for pair in zip(images.split(step), part.split(step), strict=True)]
-            )
+            torch.cat([self._one_view(*pair) for pair in zip(images.split(step), part.split(step), strict=True)])
             for part in rows.split(self._view, 1)
         )
         return views if self.views > 1 else views[0]
@@ -258,9 +254,7 @@ class Large(Preset):
         self.columns = self._erase_from + (1 + draws.CROP_COLUMNS + 2 if p_erase else 0)
 
     def parameters(self, source: draws.Source, height: int, width: int) -> dict:
-        drawn: dict = {
-            "box": draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width, scale=self.scale)
-        }
+        drawn: dict = {"box": draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width, scale=self.scale)}
         drawn["flip"] = source.flip()
         drawn["jitter"] = draws.jitter(source.block(draws.JITTER_COLUMNS), self.ranges) if self.ranges else []
         drawn["steps"] = []
@@ -308,9 +302,7 @@ class Large(Preset):
 
     def reference(self, image: Image_, row: Sequence[float]) -> Tensor:
         out = self.normalise_reference(self.draw_and_apply(image, row))
-        which, boxes, keys = (
-            self.erasures(torch.tensor([list(row)]), *out.shape[1:]) if self.p_erase else ([], [], [])
-        )
+        which, boxes, keys = self.erasures(torch.tensor([list(row)]), *out.shape[1:]) if self.p_erase else ([], [], [])
         if which:
             top, left, height, width = boxes[0]
             noise = batched.pixel_noise(torch.tensor(keys), tuple(out.shape))[0]
@@ -320,22 +312,18 @@ class Large(Preset):
 
 
 class EvalLarge(Preset):
-    """Short side to `resize`, centre crop of `size`. Up to 224: resize = size / 0.875; above: size (MAE's rule)."""
+    """Short side to `resize`, centre crop of `size`; resize = size / 0.875 up to 224, size above (MAE's rule)."""
 
     per_image = True
 
-    def __init__(
-        self, *, size: int = 224, resize: int | None = None, interpolation: str = "bilinear", **stats
-    ):
+    def __init__(self, *, size: int = 224, resize: int | None = None, interpolation: str = "bilinear", **stats):
         super().__init__(**stats)
         self.size = size
         self.resize = resize or (int(size / 0.875) if size <= 224 else size)
         self.interpolation = interpolation
         self.resample = pick("interpolation", interpolation, ops.RESAMPLE)
         if self.resize < self.size:
-            raise UserError(
-                f"augmentation 'eval_large': resize {self.resize} is smaller than size {self.size}"
-            )
+            raise UserError(f"augmentation 'eval_large': resize {self.resize} is smaller than size {self.size}")
 
     def sample(self, image: Image_, row: Sequence[float]) -> Tensor:
         return ops.to_tensor(ops.centre_crop(ops.resize_short(image, self.resize, self.resample), self.size))
