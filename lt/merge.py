@@ -7,6 +7,7 @@ memory-mapped safetensors files, a group of entries at a time: memory does not g
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,19 @@ MERGES: dict[str, Callable[..., dict[str, Tensor]]] = {
 
 def merge(states: Iterable[State], rule: str, **options: object) -> dict[str, Tensor]:
     """One of `MERGES` by name."""
-    return pick("merge rule", rule, MERGES)(states, **options)
+    return _rule(rule, options)(states, **options)
+
+
+def _rule(name: str, options: Mapping[str, object]) -> Callable[..., dict[str, Tensor]]:
+    combine = pick("merge rule", name, MERGES)
+    parameters = {n: p for n, p in inspect.signature(combine).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for option in options:
+        if option not in parameters:
+            raise UserError(f"merge rule '{name}' has no option '{option}'{nearest(option, parameters)}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in options]
+    if missing:
+        raise UserError(f"merge rule '{name}' needs {', '.join(missing)}")
+    return combine
 
 
 def merge_files(
@@ -128,12 +141,10 @@ def merge_files(
     """
     from safetensors.torch import save_file
 
-    combine = pick("merge rule", rule, MERGES)
+    combine = _rule(rule, options if stage1 is None else {**options, "stage1": stage1})
     paths = [Path(path) for path in paths]
     if not paths:
         raise UserError("merge: no models given")
-    if (rule == "interpolate") != (stage1 is not None):
-        raise UserError(f"merge: rule '{rule}' {'needs' if stage1 is None else 'takes no'} stage1")
     sources = [*paths, Path(stage1)] if stage1 is not None else paths
     if Path(out_path).resolve() in [path.resolve() for path in sources]:
         raise UserError(f"merge: {out_path} is one of the models; expected another file")

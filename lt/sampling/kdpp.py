@@ -144,6 +144,9 @@ def dppy_draw(matrix: np.ndarray, k: int, source: Source) -> np.ndarray:
     if not 0 < k < total:
         raise UserError(f"dpp: dppy is wrong or fails for k={k} of N={total}; expected 0 < k < N")
     values = np.linalg.eigvalsh(matrix)
+    rank = int((values > values[-1] * total * np.finfo(np.float64).eps).sum())
+    if rank < k:
+        raise UserError(f"dpp: the kernel has rank {rank}, below k={k}; dppy would draw from rounding errors")
     row = np.zeros(k + 1)
     row[0] = 1.0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -172,6 +175,7 @@ def parts(p: np.ndarray, kernel: str) -> tuple[np.ndarray, np.ndarray]:
     p = np.asarray(p, dtype=np.float64)
     if not (p >= 0).all() or (p > 1 + 1e-6).any():  # NaN fails the first
         raise UserError(f"dpp: p spans {p.min()} to {p.max()}; expected probabilities")
+    p = np.minimum(p, 1.0)  # a float32 soft-max may round above
     scale = alpha(len(p), kernel)
     return np.maximum(1 - scale * p * p.sum(), FLOOR), scale * p**2
 

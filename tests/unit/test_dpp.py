@@ -137,6 +137,11 @@ def test_constant_p_is_uniform(p: np.ndarray, kernel: str) -> None:
     assert len(kdpp.exchange(p, 5, source, kernel=kernel)) == 5
 
 
+def test_p_of_a_half_precise_softmax_may_round_above_1() -> None:
+    law = kdpp.RankOne(np.r_[np.full(29, 1 + 1e-7), 1.0], 5, "paper")
+    np.testing.assert_allclose(law.inclusion(), 5 / 30, rtol=1e-6)
+
+
 def test_extreme_p_still_draws() -> None:
     for p in (np.r_[np.zeros(10), np.ones(9990)], np.r_[0.0, np.ones(99)], np.r_[np.zeros(99), 1.0]):
         for k in (1, 5, len(p) // 2, len(p) - 1):
@@ -240,9 +245,10 @@ def test_dppy_is_refused_where_it_is_wrong() -> None:
         dpp.draw(np.zeros(1100, int), 500, sampler="dppy", p=p, source=source)
     with pytest.raises(UserError, match="beyond float64"):
         kdpp.dppy_draw(np.eye(120) * 1e6, 60, source)
-    ones = np.ones(20)
-    with pytest.raises(UserError, match="beyond float64"):  # rank 1: no pair has a determinant
-        kdpp.dppy_draw(kdpp.kernel_matrix(ones, "paper") * 1e-200, 2, source)
+    with pytest.raises(UserError, match="beyond float64"):  # underflow
+        kdpp.dppy_draw(np.eye(12) * 1e-200, 2, source)
+    with pytest.raises(UserError, match="has rank 1, below k=2"):
+        kdpp.dppy_draw(kdpp.kernel_matrix(np.ones(20), "paper"), 2, source)
 
 
 def dense_chain(p: np.ndarray, k: int, source: np.random.RandomState) -> np.ndarray:

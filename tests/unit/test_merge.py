@@ -76,6 +76,10 @@ def test_mismatches_are_refused_by_name(rule: str) -> None:
 def test_unknown_rule_lists_the_known() -> None:
     with pytest.raises(UserError, match="did you mean 'mean'"):
         merge.merge(MODELS, "means")
+    with pytest.raises(UserError, match="no option 'beta'; known: alpha, stage1"):
+        merge.merge(MODELS, "interpolate", beta=1)
+    with pytest.raises(UserError, match="'greedy_soup' needs score"):
+        merge.merge(MODELS, "greedy_soup")
 
 
 def test_non_finite_weights_are_named() -> None:
@@ -142,7 +146,7 @@ def test_file_mistakes_are_named(tmp_path: Path) -> None:
         merge.merge_files(paths, "mean", paths[0])
     with pytest.raises(UserError, match="needs stage1"):
         merge.merge_files(paths, "interpolate", out, alpha=0.5)
-    with pytest.raises(UserError, match="takes no stage1"):
+    with pytest.raises(UserError, match="'mean' has no option 'stage1'"):
         merge.merge_files(paths, "mean", out, stage1=paths[0])
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not a readable safetensors file"):
