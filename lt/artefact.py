@@ -107,9 +107,7 @@ def read(path: str | Path, *, verify: bool = True) -> Artefact:
 
 def git_revision() -> str | None:
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -144,7 +142,11 @@ class Draft:
 
 @contextlib.contextmanager
 def commit(
-    out: str | Path, *, recipe: dict[str, Any], inputs: dict[str, Artefact | str], started: float | None = None
+    out: str | Path,
+    *,
+    recipe: dict[str, Any],
+    inputs: dict[str, Artefact | str],
+    started: float | None = None,
 ) -> Iterator[Draft]:
     """Write an artefact: nothing is visible before the whole is there; a failure leaves nothing behind."""
     folder = Path(out).parent if Path(out).name == MANIFEST else Path(out)

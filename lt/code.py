@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REGISTRIES = ("lt.losses", "lt.models", "lt.tasks", "lt.figures")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
@@ -29,7 +29,7 @@ def module_path(module: str) -> Path | None:
     return None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def imports(path: Path) -> tuple[str, ...]:
     """The modules of `lt` that a file imports, at any depth of nesting."""
     found: dict[str, None] = {}
@@ -48,7 +48,7 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def closure(script: str, members: tuple[str, ...] = ()) -> tuple[Path, ...]:
     """All files behind a script, plus the registry members named."""
     todo, seen = [ROOT / script], {}
@@ -91,7 +91,7 @@ class _Strip(ast.NodeTransformer):
         return self._body(node)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def file_digest(path: Path) -> str:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     tree = ast.parse(path.read_text(), filename=str(path))
@@ -99,7 +99,7 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(ast.dump(tree, annotate_fields=False).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def digest(script: str, members: tuple[str, ...] = ()) -> str:
     """One digest for the code that a stage runs."""
     total = hashlib.sha256()

@@ -20,7 +20,19 @@ from pydantic import ValidationError
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Dataset, Params, Strict
 
-RECIPE_KEYS = ("paper", "title", "extends", "source", "verified", "note", "report", "why_not", "stages", "sets", "runs")
+RECIPE_KEYS = (
+    "paper",
+    "title",
+    "extends",
+    "source",
+    "verified",
+    "note",
+    "report",
+    "why_not",
+    "stages",
+    "sets",
+    "runs",
+)
 SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
 DATASET_META = ("extends", "note", "source_of_numbers")
 STAGE_META = ("use",)
@@ -46,9 +58,7 @@ class Run:
     def parse(cls, text: str) -> Run:
         match = RUN.fullmatch(text.strip("/"))
         if not match:
-            raise UserError(
-                f"run '{text}': expected <dataset>/<method>/<arch>/seed<k>, as digits/ce/resnet8/seed0"
-            )
+            raise UserError(f"run '{text}': expected <dataset>/<method>/<arch>/seed<k>, as digits/ce/resnet8/seed0")
         return cls(match["dataset"], match["method"], match["arch"], int(match["seed"]))
 
 
@@ -229,7 +239,7 @@ class Config:
         """Names that a recipe may speak of: data sets and families."""
         return {*self.params.datasets, *(d["family"] for d in self.params.datasets.values() if "family" in d)}
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  (a Config lives as long as its process)
+    @functools.cache  # noqa: B019  (a Config lives as long as its process)
     def dataset(self, name: str) -> Dataset:
         base, _ = self.split_overlay(name)
         if base not in self.params.datasets:
@@ -332,13 +342,13 @@ class Config:
                     found = [arch] if isinstance(arch, str) else list(arch)
         return found
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def home(self, run: Run, stage: str) -> tuple[Run, str]:
         """Where a stage lives: here, or with the recipe that it is shared from (`use: mislas/stage1`)."""
         use = None
         for _, layer in self.layers(run):
             body = (layer.get("stages") or {}).get(stage) or {}
-            use = body["use"] if "use" in body else (None if body else use)
+            use = body.get("use", None if body else use)
         if not use:
             return run, stage
         dataset, _, rest = use.rpartition(":")
@@ -348,7 +358,7 @@ class Config:
             dataset = f"{dataset}_{overlay}"
         return self.home(Run(dataset or run.dataset, method, run.arch, run.seed), other or stage)
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def stage(self, run: Run, stage: str) -> Stage:
         """The checked parameters of one stage of one run, with their origins."""
         names = self._stage_names(run.method)

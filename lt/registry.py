@@ -83,7 +83,10 @@ def _options(node: ast.AST | None, tree: ast.Module | None = None) -> frozenset[
         node = inits[0]
     if not isinstance(node, ast.FunctionDef | ast.Lambda):
         return None
-    names = {a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
+    names = {a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]} - {
+        "self",
+        "cls",
+    }
     if node.args.kwarg:
         parents = [n for n in (tree.body if tree else ()) if isinstance(n, ast.ClassDef) and n.name in bases]
         above = _options(parents[0], tree) if parents else None
@@ -124,10 +127,16 @@ def _home(module: str, name: str) -> Member:
     return Member(home, _options(node, code._tree(path) if path else None))
 
 
-ARCH_MODULES = ("lt.models.resnet_cifar", "lt.models.resnet", "lt.models.experts", "lt.models.vit", "lt.models.mae")
+ARCH_MODULES = (
+    "lt.models.resnet_cifar",
+    "lt.models.resnet",
+    "lt.models.experts",
+    "lt.models.vit",
+    "lt.models.mae",
+)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def archs() -> dict[str, str]:
     """Every network's name, and the module that makes it."""
     found: dict[str, str] = {}
@@ -144,7 +153,7 @@ def arch_module(arch: str) -> str:
     return archs()[arch]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def members(kind: str) -> dict[str, Member]:
     """Every entry of a registry, by name."""
     spec = KINDS[kind]

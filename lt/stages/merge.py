@@ -16,7 +16,12 @@ from lt.stages.train import evaluation_loader, save_weights
 
 
 def merge(
-    recipe: str | Path, *, models: str | Path, split: str | Path, init: str | Path | None = None, out: str | Path
+    recipe: str | Path,
+    *,
+    models: str | Path,
+    split: str | Path,
+    init: str | Path | None = None,
+    out: str | Path,
 ) -> None:
     """Merge `count` branches of the folder `models`; `init` is the network that they all started from."""
     started, recipe = time.time(), Recipe.read(recipe)
@@ -25,7 +30,10 @@ def merge(
     if init:
         inputs["init"] = artefact.read(init)
     set_threads()
-    rule, options = recipe.params["rule"]["name"], {k: v for k, v in recipe.params["rule"].items() if k != "name"}
+    rule, options = (
+        recipe.params["rule"]["name"],
+        {k: v for k, v in recipe.params["rule"].items() if k != "name"},
+    )
     with artefact.commit(out, recipe=describe(branches[0], recipe), inputs=inputs, started=started) as draft:
         if rule == "greedy_soup":
             chosen: list[int] = []

@@ -15,9 +15,7 @@ from lt.stages.common import Recipe, load_source, open_model, open_split, set_th
 from lt.stages.train import evaluation_loader, load_weights
 
 
-def predict(
-    recipe: str | Path, *, split: str | Path, model: str | Path, part: str = "test", out: str | Path
-) -> None:
+def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: str = "test", out: str | Path) -> None:
     """Run the network once over every image; logits, labels and source indices are kept."""
     started, recipe = time.time(), Recipe.read(recipe)
     inputs = {"split": artefact.read(split), "model": artefact.read(model)}
@@ -58,7 +56,13 @@ def part_of(split: artefact.Artefact, recipe: Recipe, wanted: str) -> tuple[Any,
 
 
 def collect(
-    network: torch.nn.Module, source: Any, indices: np.ndarray, labels: np.ndarray, *, recipe: Recipe, device: torch.device
+    network: torch.nn.Module,
+    source: Any,
+    indices: np.ndarray,
+    labels: np.ndarray,
+    *,
+    recipe: Recipe,
+    device: torch.device,
 ) -> dict[str, np.ndarray]:
     """Logits in float32, written into place batch by batch."""
     p = recipe.params

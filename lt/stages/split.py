@@ -17,4 +17,4 @@ def split(recipe: str | Path, *, out: str | Path) -> None:
     drawn = make_split(source.labels, spec=recipe.data, seed=recipe.seed)
     with artefact.commit(out, recipe=recipe.raw, inputs={"data": source.digest}, started=started) as draft:
         drawn.save(draft.folder)
-        draft.extra = {"data_digest": source.digest, "images": int(len(source))}
+        draft.extra = {"data_digest": source.digest, "images": len(source)}

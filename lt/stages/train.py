@@ -204,7 +204,13 @@ class Job:
         source = self.source if part == "train" else load_source(self.recipe.data, part)
         indices = np.arange(len(source.labels)) if self.split.val is None else self.split.val
         loader = evaluation_loader(
-            source, indices, self.split.relabel(source.labels), self.params["eval_augment"], self.recipe, 256, self.device
+            source,
+            indices,
+            self.split.relabel(source.labels),
+            self.params["eval_augment"],
+            self.recipe,
+            256,
+            self.device,
         )
 
         def validate(model: nn.Module) -> dict[str, float]:
@@ -254,7 +260,11 @@ def steps_of(rule: str | int, images: int, batch: int) -> int:
     """Micro-batches in an epoch: a rule over the training list, or a number."""
     if isinstance(rule, int):
         return rule
-    return {"ceil": math.ceil(images / batch), "floor": images // batch, "ceil+1": math.ceil(images / batch) + 1}[rule]
+    return {
+        "ceil": math.ceil(images / batch),
+        "floor": images // batch,
+        "ceil+1": math.ceil(images / batch) + 1,
+    }[rule]
 
 
 def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -266,7 +276,13 @@ def preset(chosen: dict[str, Any], image: dict[str, Any]) -> Any:
 
 
 def evaluation_loader(
-    source: Any, indices: np.ndarray, labels: np.ndarray, chosen: dict, recipe: Recipe, batch: int, device: torch.device
+    source: Any,
+    indices: np.ndarray,
+    labels: np.ndarray,
+    chosen: dict,
+    recipe: Recipe,
+    batch: int,
+    device: torch.device,
 ) -> Loader:
     """Every image once, in order; ranks share the list without overlap."""
     return Loader(
@@ -316,5 +332,8 @@ def capture(scratch: Scratch, recipe: Recipe, state: engine.TrainState, batch: d
     """What `lt replay` needs to run the failing step again."""
     path = scratch.folder / "nonfinite.pt"
     place = {"seed": step.seed, "epoch": step.epoch, "step": step.step, "rank": step.rank}
-    torch.save({"recipe": artefact.dump(recipe.raw), "state": state.state_dict(), "batch": batch, "step": place}, path)
+    torch.save(
+        {"recipe": artefact.dump(recipe.raw), "state": state.state_dict(), "batch": batch, "step": place},
+        path,
+    )
     return str(path)

@@ -49,7 +49,7 @@ def run_of(wildcards):
 
 
 def path_of(run, *parts):
-    return "/".join(["results", str(run), *parts, "manifest.json"])
+    return os.path.join("results", str(run), *parts, "manifest.json")
 
 
 def stage(name):
@@ -74,7 +74,11 @@ def node_home(wildcards):
 def model_of(wildcards):
     """The artefact of a node; branches lie together in a folder."""
     run, node = run_of(wildcards), wildcards.node
-    return path_of(run, "branches", node) if node.startswith("branch") else path_of(run, node)
+    return (
+        path_of(run, "branches", node)
+        if node.startswith("branch")
+        else path_of(run, node)
+    )
 
 
 def branches(wildcards):
@@ -132,7 +136,11 @@ def flags(wildcards, input):
             path = os.path.dirname(os.path.dirname(path[0])) if len(path) else None
         if path:
             given.append(f"--{name} {path}")
-    given += [f"--{name} {wildcards[name]}" for name in ("index", "part") if name in wildcards.keys()]
+    given += [
+        f"--{name} {wildcards[name]}"
+        for name in ("index", "part")
+        if name in wildcards.keys()
+    ]
     return " ".join(given)
 
 

@@ -4,12 +4,12 @@
 rule table_recipe:
     output:
         "results/recipes/{table}.json",
-    params:
-        recipe=table_recipe,
     log:
         "logs/recipes/{table}.log",
     conda:
         ENV
+    params:
+        recipe=table_recipe,
     shell:
         "python scripts/recipe.py --table {wildcards.table} --log {log}"
 
@@ -19,7 +19,11 @@ rule tabulate:
         recipe="results/recipes/{table}.json",
         metrics=table_rows,
     output:
-        csv=report("results/tables/{table}.csv", category="Tables", caption="../report/table.rst"),
+        csv=report(
+            "results/tables/{table}.csv",
+            category="Tables",
+            caption="../report/table.rst",
+        ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
     log:

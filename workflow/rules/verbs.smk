@@ -4,12 +4,12 @@
 rule recipe:
     output:
         f"{SEED}/recipe/{{stage}}.json",
-    params:
-        recipe=stage_recipe,
     log:
         "logs/{dataset}/{method}/{arch}/seed{seed}/recipe/{stage}.log",
     conda:
         ENV
+    params:
+        recipe=stage_recipe,
     shell:
         "python scripts/recipe.py --run {wildcards.dataset}/{wildcards.method}/{wildcards.arch}/seed{wildcards.seed}"
         " --stage {wildcards.stage} --log {log}"
@@ -18,12 +18,12 @@ rule recipe:
 rule split_recipe:
     output:
         "results/{dataset}/recipe/split{split}.json",
-    params:
-        recipe=split_recipe,
     log:
         "logs/{dataset}/recipe/split{split}.log",
     conda:
         ENV
+    params:
+        recipe=split_recipe,
     shell:
         "python scripts/recipe.py --run {wildcards.dataset} --split {wildcards.split} --log {log}"
 
@@ -33,8 +33,6 @@ rule split:
         recipe="results/{dataset}/recipe/split{split}.json",
     output:
         "results/{dataset}/split{split}/manifest.json",
-    params:
-        args=flags,
     log:
         "logs/{dataset}/split{split}.log",
     benchmark:
@@ -45,6 +43,8 @@ rule split:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        args=flags,
     shell:
         "python scripts/split.py {params.args} --out {output} --log {log}"
 
@@ -55,21 +55,21 @@ rule train:
         split=split_of,
     output:
         f"{SEED}/{{stage}}/manifest.json",
-    params:
-        args=flags,
     log:
         "logs/{dataset}/{method}/{arch}/seed{seed}/{stage}.log",
     benchmark:
         "benchmarks/{dataset}/{method}/{arch}/seed{seed}/{stage}.tsv"
     wildcard_constraints:
         method="none",
+    retries: 2
     conda:
         ENV
-    retries: 2
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        args=flags,
     shell:
         "python scripts/train.py {params.args} --out {output} --log {log}"
 
@@ -80,8 +80,6 @@ rule subset:
         split=split_of,
     output:
         f"{SEED}/subsets/subset{{index}}/manifest.json",
-    params:
-        args=flags,
     log:
         "logs/{dataset}/{method}/{arch}/seed{seed}/subsets/subset{index}.log",
     benchmark:
@@ -92,6 +90,8 @@ rule subset:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        args=flags,
     shell:
         "python scripts/subset.py {params.args} --out {output} --log {log}"
 
@@ -103,8 +103,6 @@ rule merge:
         split=split_of,
     output:
         f"{SEED}/merge/manifest.json",
-    params:
-        args=flags,
     log:
         "logs/{dataset}/{method}/{arch}/seed{seed}/merge.log",
     benchmark:
@@ -117,6 +115,8 @@ rule merge:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        args=flags,
     shell:
         "python scripts/merge.py {params.args} --out {output} --log {log}"
 
@@ -128,8 +128,6 @@ rule predict:
         model=model_of,
     output:
         f"{SEED}/predictions/{{part}}/{{node}}/manifest.json",
-    params:
-        args=flags,
     log:
         "logs/{dataset}/{method}/{arch}/seed{seed}/predictions/{part}/{node}.log",
     benchmark:
@@ -140,6 +138,8 @@ rule predict:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        args=flags,
     shell:
         "python scripts/predict.py {params.args} --out {output} --log {log}"
 
@@ -152,8 +152,6 @@ rule evaluate:
         tuning=tuning,
     output:
         "results/metrics/{dataset}/{method}/{arch}/seed{seed}/{node}/manifest.json",
-    params:
-        args=flags,
     log:
         "logs/{dataset}/{method}/{arch}/seed{seed}/metrics/{node}.log",
     benchmark:
@@ -164,5 +162,7 @@ rule evaluate:
     resources:
         mem_mb=2000,
         runtime=20,
+    params:
+        args=flags,
     shell:
         "python scripts/evaluate.py {params.args} --out {output} --log {log}"
