@@ -181,13 +181,16 @@ def ncm(features: object, classifier: dict[str, np.ndarray], *, kind: str = "cl2
     q = _ncm_features(np.asarray(features), classifier["centre"], kind)
     means = classifier["means"]
     known = np.isfinite(means).all(axis=1)
-    c = np.where(known[:, None], means, 0.0)
-    products = q @ c.T
+    c = np.where(known[:, None], means, 0.0).astype(np.float64)
     if distance == "cos":
-        logits = products / q.shape[1]
+        logits = q @ c.T / q.shape[1]
     else:
-        logits = 2 * products - (q**2).sum(axis=1, keepdims=True) - (c**2).sum(axis=1)
-    return np.where(known, logits, -np.inf).astype(products.dtype)
+        # float64 and about the middle of the means: |q|^2 + |c|^2 - 2 q.c cancels far from the origin
+        middle = c[known].mean(axis=0) if known.any() else 0.0
+        q, c = q - middle, c - middle
+        logits = 2 * (q @ c.T) - (q**2).sum(axis=1, keepdims=True) - (c**2).sum(axis=1)
+    logits = logits.astype(np.float64 if means.dtype == np.float64 else np.float32)
+    return np.where(known, logits, np.finfo(logits.dtype).min)
 
 
 # ---- steps of the evaluate stage: (stored predictions, class counts, predictions of a tuning split, options) ------

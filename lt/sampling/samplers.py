@@ -241,7 +241,7 @@ class Weighted(Sampler):
 
     def epoch(self, epoch: int, length: int) -> np.ndarray:
         source = self.source_of(epoch)
-        if is_torch(source):
+        if is_torch(source) and length:
             import torch
 
             weights = torch.from_numpy(self.weights)
