@@ -26,7 +26,7 @@ def build(name):
     names = {key: getattr(transforms, key) for key in dir(transforms) if key[0].isupper()}
     names |= {mode.value: mode for mode in transforms.InterpolationMode}
     lines = [line.strip() for line in TEXT[name].splitlines()[1:-1]]
-    return transforms.Compose([eval(line.replace("hue=None", "hue=0"), names) for line in lines])  # noqa: S307
+    return transforms.Compose([eval(line.replace("hue=None", "hue=0"), names) for line in lines])
 
 
 def picture(height, width):

@@ -11,6 +11,7 @@ from PIL import Image
 from lt.data import augment
 from lt.data.augment import batched, colour, draws, policies
 from lt.data.augment import pil_ops as ops
+from lt.data.augment.presets import functional
 from lt.errors import UserError
 
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
@@ -98,10 +99,7 @@ def test_colour_operation_is_pillows(place):
     factors = torch.from_numpy(np.random.RandomState(place).uniform(*draws.jitter_ranges(2.0)[place], 64))
     planes = torch.from_numpy(pixels).float().transpose(0, 1).contiguous()
     fast = colour.OPERATIONS[place](planes, factors.float() if place < 3 else factors).transpose(0, 1)
-    import lt.compat  # noqa: F401
-    from torchvision.transforms import functional as TF
-
-    adjust = getattr(TF, f"adjust_{name}")
+    adjust = getattr(functional(), f"adjust_{name}")
     slow = [ops.to_tensor(adjust(ops.to_pil(i), f)) for i, f in zip(pixels, factors.tolist(), strict=True)]
     difference = (fast - torch.stack(slow).float()).abs()
     assert difference.max() <= 1
