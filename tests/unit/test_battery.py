@@ -238,7 +238,7 @@ def test_soft_targets_are_taken_or_refused_in_one_line(name: str, options: dict)
     soft = 0.75 * torch.eye(C)[target] + 0.25 * torch.eye(C)[(target + 1) % C]
     loss = make(name, options)
     if not loss.soft_targets:
-        with pytest.raises(UserError, match="soft|hard"):
+        with pytest.raises(UserError, match=r"soft|hard"):
             loss(logits, soft)
     elif options.get("reweight_epoch") is not None:
         with pytest.raises(UserError, match="hard labels"):
