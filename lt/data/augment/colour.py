@@ -86,14 +86,14 @@ def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     Pillow's C code has it.
     """
     spread = value - planes.amin(0)
-    red, green, blue = ((value - planes) / spread.clamp(min=1)).unbind(0)
+    red, green, blue = (value - planes).div_(spread.clamp(min=1)).unbind(0)  # all 0 where grey
     is_red, is_green = planes[0] == value, planes[1] == value
     sixth = torch.where(is_red, blue, torch.where(is_green, red, green)).double()
     sixth += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
     sixth -= torch.where(is_red, green, torch.where(is_green, blue, red))
     turns = sixth.float().double().div_(6).add_(1)
     hue = turns.sub_(turns.floor()).float().double().mul_(255).floor_().float()
-    return hue.mul_(spread > 0), (spread * 255).div_(value.clamp(min=1)).floor_()
+    return hue, (spread * 255).div_(value.clamp(min=1)).floor_()
 
 
 def _hue(planes: Tensor, factor: Tensor) -> Tensor:
