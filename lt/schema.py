@@ -75,6 +75,14 @@ class Dataset(Strict):
     why_not: str = ""
 
 
+class StageImage(Strict):
+    """What a stage has of its own: the size of its images and of the network's input, and their statistics."""
+
+    size: Positive | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
 class Train(Strict):
     """One training stage. `batch` is global; the learning rate belongs to it."""
 
@@ -82,7 +90,8 @@ class Train(Strict):
     task: str = "classify"
     net: str | None = None
     options: dict[str, Any] = {}
-    load: Literal["all", "backbone"] = "all"
+    load: Literal["all", "backbone", "mgp"] = "all"
+    image: StageImage = StageImage()
     head: Choice | None = None
     trainable: Literal["all", "head", "block+head"] = "all"
     bn: Literal["train", "eval"] = "train"

@@ -45,6 +45,10 @@ class Classifier:
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))
 
+    def start_from(self, state: Mapping[str, Tensor]) -> LoadReport:
+        """Take the encoder of masked pre-training; see `load_mgp`."""
+        return load_mgp(self, state)
+
     def draw_with(self, source: Uniforms | None) -> None:
         """Drop path draws from `source` (`rng.stream(seed, "dropout", epoch, step)`) from now on."""
         draw_with(self, source)

@@ -12,7 +12,7 @@ import torch
 from lt import artefact, distributed, engine, models
 from lt.errors import UserError
 from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
-from lt.stages.train import evaluation_loader, load_weights
+from lt.stages.train import evaluation_loader, load_weights, network_options
 
 
 def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: str = "test", out: str | Path) -> None:
@@ -22,7 +22,8 @@ def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: s
     threads = set_threads()
     with distributed.ranks() as device:
         network = network_of(inputs["model"], recipe, device)
-        arrays = collect(network, *part_of(inputs["split"], recipe, part), recipe=recipe, device=device)
+        stage = inputs["model"].manifest["recipe"]["params"]
+        arrays = collect(network, *part_of(inputs["split"], recipe, part), recipe=recipe, stage=stage, device=device)
         if distributed.is_main():
             with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
                 np.savez(draft / "predictions.npz", **arrays)
@@ -33,9 +34,7 @@ def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: s
 def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -> torch.nn.Module:
     """The network that a finished training stage describes, with its weights, in evaluation mode."""
     made = model.manifest["recipe"]
-    options, image = dict(made["params"].get("options", {})), recipe.data["image"]
-    if image["channels"] != 3:
-        options.setdefault("in_channels", image["channels"])
+    options = network_options(recipe.data, made["params"])
     network = models.build(made["params"].get("net") or made["arch"], recipe.num_classes, seed=0, **options)
     if made["params"].get("head"):
         head = dict(made["params"]["head"])
@@ -62,11 +61,12 @@ def collect(
     labels: np.ndarray,
     *,
     recipe: Recipe,
+    stage: dict[str, Any],
     device: torch.device,
 ) -> dict[str, np.ndarray]:
     """Logits in float32, written into place batch by batch."""
     p = recipe.params
-    loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device)
+    loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device, stage)
     precision = engine.supported(p["precision"], device)
     rows: dict[str, list[torch.Tensor]] = {"logits": [], "labels": [], "indices": []}
     with torch.inference_mode(), engine.autocast(device, precision):

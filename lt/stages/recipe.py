@@ -83,6 +83,15 @@ def _epochs(config: Config, run: Run) -> int | None:
     return None
 
 
+def _resolution(config: Config, run: Run) -> int | None:
+    """The image size of the last training stage, where it is not the data set's."""
+    found = None
+    for name in config.stage_names(run.method):
+        _, params, _ = _params(config, *config.home(run, name))
+        found = (params.get("image") or {}).get("size", found)
+    return found
+
+
 def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
     """What a table says of a run before it reads its metrics."""
     data, posthoc = config.dataset(run.dataset), config.stage(run, "evaluate").params.posthoc
@@ -94,7 +103,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "imb_factor": data.imbalance.imb_factor if data.imbalance else None,
         "method": run.method if final else f"{run.method}/{node}",
         "arch": run.arch,
-        "resolution": data.image.size,
+        "resolution": _resolution(config, run) or data.image.size,
         "epochs": _epochs(config, run),
         "seed": run.seed,
         "tau": posthoc.options().get("tau") if posthoc else None,

@@ -45,6 +45,8 @@ def train(
         threads = set_threads(saved["threads"] if saved else None)
         job = Job(recipe, inputs, index=index, device=device)
         with Progress(log, total=job.settings.epochs) as progress, engine.Stop().listen() as stop:
+            if job.loaded and not saved:
+                progress.line(f"{init}: {job.loaded}")
             if saved:
                 job.state.load_state_dict(saved["state"])
                 progress.line(f"resumed in epoch {job.state.epoch + 1}, step {job.state.step}")
@@ -52,6 +54,8 @@ def train(
         if distributed.is_main():
             with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
                 draft.extra = {"seed": recipe.seed, "index": index, "threads": threads, "device": str(device)}
+                if job.loaded:
+                    draft.extra["loaded"] = job.loaded
                 job.write(draft, scratch)
         distributed.barrier()
 
@@ -71,19 +75,19 @@ class Job:
         if recorded and recorded != self.source.digest:
             raise UserError(f"{recipe.data['family']}: the images changed since the split was made; run split again")
         self.labels = self.split.relabel(self.source.labels)
+        self.loaded: str | None = None
         self.model = self._model(inputs.get("init"))
         self.loader = self._loader()
         self.settings = self._settings()
         self.state = self._state()
 
     def _model(self, init: artefact.Artefact | None) -> nn.Module:
-        p, image = self.params, self.recipe.data["image"]
-        options = dict(p["options"])
-        if image["channels"] != 3:
-            options.setdefault("in_channels", image["channels"])
-        arch = p["net"] or self.recipe.raw["arch"]
+        p = self.params
+        arch, options = p["net"] or self.recipe.raw["arch"], network_options(self.recipe.data, p)
         model = models.build(arch, self.recipe.num_classes, seed=rng.torch_seed(self.seed, "init"), **options)
-        if init is not None:
+        if init is not None and p["load"] == "mgp":
+            self.loaded = load_encoder(model, init, seed=self.seed)
+        elif init is not None:
             load_weights(model, open_model(init.folder)[1], what=p["load"], where=str(init.folder))
         if p["head"]:
             with torch.random.fork_rng(devices=[]):
@@ -106,7 +110,7 @@ class Job:
             self.source,
             self.indices,
             labels=self.labels[self.indices],
-            preset=preset(p["augment"], self.recipe.data["image"]),
+            preset=preset(p["augment"], self.recipe.data, p),
             batch_size=micro,
             seed=self.seed,
             sampler=self._sampler(),
@@ -198,7 +202,7 @@ class Job:
 
     def _validator(self) -> Callable[[nn.Module], dict[str, float]] | None:
         """Top-1 on the validation images; a training stage never opens the test set."""
-        if not self.params["eval_every"] or not self.split.parts.get("val"):
+        if not self.params["eval_every"] or not self.split.parts.get("val") or not hasattr(self.model, "classify"):
             return None
         part = self.split.parts["val"]
         source = self.source if part == "train" else load_source(self.recipe.data, part)
@@ -211,6 +215,7 @@ class Job:
             self.recipe,
             256,
             self.device,
+            self.params,
         )
 
         def validate(model: nn.Module) -> dict[str, float]:
@@ -271,8 +276,23 @@ def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in chosen.items() if k != "name"}
 
 
-def preset(chosen: dict[str, Any], image: dict[str, Any]) -> Any:
-    return augment.build(chosen["name"], mean=image["mean"], std=image["std"], **options_of(chosen))
+def network_options(data: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """What the network of a training stage is built with."""
+    options, own = dict(params.get("options") or {}), params.get("image") or {}
+    if data["image"]["channels"] != 3:
+        options.setdefault("in_channels", data["image"]["channels"])
+    if own.get("size"):
+        options.setdefault("img_size", own["size"])
+    return options
+
+
+def preset(chosen: dict[str, Any], data: dict[str, Any], params: dict[str, Any]) -> Any:
+    """An augmentation for a training stage's images, whose size and statistics may be its own."""
+    options, own = options_of(chosen), {k: v for k, v in (params.get("image") or {}).items() if v is not None}
+    if "size" in own and augment.takes(chosen["name"], "size"):
+        options.setdefault("size", own["size"])
+    image = {**data["image"], **own}
+    return augment.build(chosen["name"], mean=image["mean"], std=image["std"], **options)
 
 
 def evaluation_loader(
@@ -283,13 +303,14 @@ def evaluation_loader(
     recipe: Recipe,
     batch: int,
     device: torch.device,
+    stage: dict[str, Any] | None = None,
 ) -> Loader:
-    """Every image once, in order; ranks share the list without overlap."""
+    """Every image once, in order, as the training stage `stage` sees them; ranks share the list without overlap."""
     return Loader(
         source,
         indices,
         labels=labels[indices],
-        preset=preset(chosen, recipe.data["image"]),
+        preset=preset(chosen, recipe.data, stage or {}),
         batch_size=batch,
         seed=0,
         shuffle=False,
@@ -301,7 +322,8 @@ def evaluation_loader(
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str, where: str) -> None:
     """Strict by name and shape; `backbone` leaves out the head, which stays as it was drawn."""
-    own, head = model.state_dict(), {id(v) for v in model.head.state_dict(keep_vars=True).values()}
+    own, head = model.state_dict(), getattr(model, "head", nn.Identity())  # an autoencoder has none
+    head = {id(v) for v in head.state_dict(keep_vars=True).values()}
     heads = {k for k, v in model.state_dict(keep_vars=True).items() if id(v) in head}
     wanted = {k for k in own if what == "all" or k not in heads}
     missing = sorted(k for k in wanted if k not in state)
@@ -311,6 +333,15 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str,
         reason = "missing" if missing else f"shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
         raise UserError(f"{where}: {name}: {reason} ({len(missing)} missing, {len(wrong)} of another shape)")
     model.load_state_dict({k: state[k] if k in wanted else own[k] for k in own})
+
+
+def load_encoder(model: nn.Module, init: artefact.Artefact, *, seed: int) -> str:
+    """Start a ViT from masked pre-training, ours or imported; says what was taken, dropped and left as drawn."""
+    if not hasattr(model, "start_from"):
+        raise UserError(f"load: mgp: {type(model).__name__} is no vision transformer")
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(rng.torch_seed(seed, "init", "head"))
+        return str(model.start_from(open_model(init.folder)[1]))
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:

@@ -9,6 +9,7 @@ from lt.errors import pick
 
 TASKS = {
     "classify": "lt.tasks.classify:Classify",
+    "reconstruct": "lt.tasks.reconstruct:Reconstruct",
 }
 
 

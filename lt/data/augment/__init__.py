@@ -46,6 +46,11 @@ def _options(factory: Callable[..., Preset]) -> list[str]:
     return [name for name in inspect.signature(kind).parameters if name not in ("mean", "std", "stats")]
 
 
+def takes(name: str, option: str) -> bool:
+    """Whether the preset of that name has this option."""
+    return option in _options(pick("augmentation", name, PRESETS))
+
+
 def build(
     name: str, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, **options: object
 ) -> Preset:
