@@ -1,0 +1,102 @@
+"""`lt recipes list`, `lt recipes show RUN`: what there is, and where every number comes from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from lt.config import Config, Run, load
+from lt.errors import UserError
+from lt.registry import arch_module
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    inner = parser.add_subparsers(dest="what", required=True)
+    inner.add_parser("list", help="recipes, their papers and the data sets they name")
+    show = inner.add_parser("show", help="the resolved numbers of a run")
+    show.add_argument("run", help="<dataset>/<method>[/<arch>[/seed<k>]], as digits/btm")
+    show.add_argument("--stage", help="this stage only")
+
+
+def main(given: argparse.Namespace) -> None:
+    config = load()
+    lines = listing(config) if given.what == "list" else shown(config, complete(config, given.run), given.stage)
+    print("\n".join(lines))
+
+
+def listing(config: Config) -> Iterator[str]:
+    """A block a recipe: title, paper, stages; one line a data set or family."""
+    for method in config.params.recipes:
+        stages = " -> ".join(s for s in config.stage_names(method) if s not in ("predict", "evaluate"))
+        yield f"{method:23} {config.meta(method, 'title', '')}  [{config.meta(method, 'paper')}]  {stages}"
+        for key, entry in _sets(config, method).items():
+            archs = entry.get("arch", "")
+            archs = archs if isinstance(archs, str) else ", ".join(archs)
+            mark = "verified" if entry.get("verified") else "unverified"
+            yield f"    {key:20} {archs:30} {mark:11} {entry.get('source') or 'no source'}"
+
+
+def _sets(config: Config, method: str) -> dict[str, dict[str, Any]]:
+    """The data sets and families that a recipe names, its parents' included."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in config.ancestry(method):
+        for key, entry in (config.recipe(name).get("sets") or {}).items():
+            own = {k: v for k, v in (entry or {}).items() if k in ("arch", "source", "verified")}
+            found[key] = {**found.get(key, {}), **own}
+    return found
+
+
+def complete(config: Config, text: str) -> Run:
+    """A run from its first parts: the recipe's first network and seed 0 where they are left out."""
+    parts = text.strip("/").split("/")
+    if len(parts) not in (2, 3, 4):
+        return Run.parse(text)
+    dataset, method = parts[:2]
+    config.dataset(dataset)
+    config.recipe(method)
+    if len(parts) == 2:
+        archs = config.archs(method, dataset)
+        if not archs:
+            known = ", ".join(_sets(config, method)) or "none"
+            raise UserError(f"recipes.{method}: names no network for '{dataset}'; its data sets: {known}")
+        parts.append(archs[0])
+    if len(parts) == 3:
+        parts.append("seed0")
+    return Run.parse("/".join(parts))
+
+
+def shown(config: Config, run: Run, only: str | None = None) -> Iterator[str]:
+    """Every stage with every number that is set, its origin, and the source that the recipe states."""
+    arch_module(run.arch)
+    yield f"run {run}   paper {config.meta(run.method, 'paper')}   reports {config.final_stage(run.method)}"
+    for name in [only] if only else config.stage_names(run.method):
+        yield from _stage(config, run, name)
+
+
+def _stage(config: Config, run: Run, name: str) -> Iterator[str]:
+    home, inner = config.home(run, name)
+    stage = config.stage(home, inner)
+    verified = "verified" if stage.verified else "not verified"
+    shared = f"   shared: {home}/{inner}" if (home, inner) != (run, name) else ""
+    yield f"\n{name}   ({stage.verb})   source: {stage.source or 'none stated'} ({verified}){shared}"
+    values = stage.params.model_dump()
+    for key, value in values.items():
+        if key == "verb":
+            continue
+        origin = stage.origin.get(key)
+        where = f"{config.file}: {origin}.{key}" if _bare(origin) else f"{config.file}: {origin}.stages.{inner}.{key}"
+        yield f"  {key:17} {_text(value):43} {where if origin else 'default'}"
+
+
+def _bare(origin: str | None) -> bool:
+    """An overlay's layer names its verb, not a stage."""
+    return bool(origin) and origin.startswith("overlays.")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict) and "name" in value:
+        options = ", ".join(f"{k}={json.dumps(v)}" for k, v in value.items() if k != "name")
+        return f"{value['name']}({options})" if options else value["name"]
+    return value if isinstance(value, str) else json.dumps(value)
