@@ -69,22 +69,25 @@ class Preset:
 
 
 class CropFlip(Preset):
-    """Zero padding, random crop of the image's own size, flip; with `degrees`, rotation by +- that (RIDE)."""
+    """Zero padding, random crop of the image's own size, flip; with `degrees`, rotation by +- that (RIDE).
 
-    def __init__(self, *, pad: int = 4, degrees: float = 0.0, **stats):
+    Digits are no digits in a mirror: `mirror: false` there.
+    """
+
+    def __init__(self, *, pad: int = 4, degrees: float = 0.0, mirror: bool = True, **stats):
         super().__init__(**stats)
-        self.pad, self.degrees = pad, degrees
+        self.pad, self.degrees, self.mirror = pad, degrees, mirror
         self.columns = 4 if degrees else 3
 
     def parameters(self, source: draws.Source) -> tuple[int, int, bool, float]:
         top, left = draws.crop_offset(source, 2 * self.pad, 2 * self.pad)
-        mirrored = source.flip()
+        mirrored = source.flip() and self.mirror
         return top, left, mirrored, source.uniform(-self.degrees, self.degrees) if self.degrees else 0.0
 
     def batch(self, images: Tensor, rows: Tensor) -> Tensor:
         rows = rows.double()
         offsets = (rows[:, :2] * (2 * self.pad + 1)).long()
-        mirrored = (rows[:, 2:3] < 0.5).long()
+        mirrored = ((rows[:, 2:3] < 0.5) & self.mirror).long()
         top, left, which = torch.cat([offsets, mirrored], 1).to(images.device).unbind(1)
         images = batched.crop_flip(images, top, left, which, pad=self.pad)
         if self.degrees:
