@@ -246,6 +246,6 @@ def test_mirror_false_never_flips_in_either_form():
     image = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
     rows = torch.tensor([[0.5, 0.5, draw] for draw in (0.0, 0.49, 0.51, 0.99)])  # the crop in the middle
     batched = preset.batch(image.expand(4, -1, -1, -1), rows)
-    assert torch.equal(batched, (image.float() / 255).expand(4, -1, -1, -1))
+    torch.testing.assert_close(batched, (image.float() / 255).expand(4, -1, -1, -1), rtol=0, atol=1e-6)
     pil = Image.fromarray(image[0, 0].numpy())
     assert torch.allclose(preset.reference(pil, rows[0].tolist()), image[0].float() / 255, atol=1e-6)
