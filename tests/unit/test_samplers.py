@@ -9,7 +9,7 @@ import torch
 from lt import rng
 from lt.errors import UserError
 from lt.sampling.meta import initial_weights
-from lt.sampling.samplers import build, class_weights, heap_order
+from lt.sampling.samplers import SAMPLERS, build, class_weights, heap_order
 
 COUNTS = np.array([500, 120, 40, 10])
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
@@ -135,3 +135,11 @@ def test_meta_sampler_without_learning_draws_uniformly() -> None:
     assert initial_weights(COUNTS, power=0.0).abs().max() == 0
     with pytest.raises(UserError, match="draw a batch"):
         make("meta").sample_weights()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("labels", [[0, 1, 4], [0, -1], [], [[0, 1]]])
+def test_labels_outside_the_classes_are_refused(name: str, labels: list) -> None:
+    options = {"epochs": 3} if name == "progressive" else {}
+    with pytest.raises(UserError, match="labels must"):
+        build(name, labels=labels, num_classes=4, source=rng.stream(0, "sampler"), **options)
