@@ -385,6 +385,15 @@ class Config:
         if overlay and verb in self.params.overlays[overlay]:
             yield f"overlays.{overlay}.{verb}", {"stages": {stage: self.params.overlays[overlay][verb]}}
 
+    def imports(self) -> Iterator[tuple[Run, str, dict[str, Any]]]:
+        """The stages that a file stands in for: `runs: {RUN: {stages: {STAGE: {imported: {file, sha256}}}}}`."""
+        for method, body in self.params.recipes.items():
+            for text, layer in (body.get("runs") or {}).items():
+                for stage in (layer or {}).get("stages") or {}:
+                    imported = getattr(self.stage(Run.parse(text), stage).params, "imported", None)
+                    if imported:
+                        yield Run.parse(text), stage, imported.model_dump()
+
     # tables ---------------------------------------------------------------------------------------------------
 
     def table(self, name: str):

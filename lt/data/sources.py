@@ -21,6 +21,7 @@ from lt.errors import UserError, nearest, pick
 PARTS = ("train", "val", "test")
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 LOCAL_FILE = "paths.local.yaml"
+LISTS = Path("data") / "lists"
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 
 
@@ -226,14 +227,18 @@ def _cifar(kind: str) -> Callable[[Mapping[str, Any], str, Mapping[str, Path | s
     return reader
 
 
+def list_folders(root: Path) -> list[Path]:
+    """Where list files may lie, in the order in which they are looked for."""
+    return [root, root / "lists", root / "data_txt", LISTS]
+
+
 def _list(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -> Source:
     """Official list files and the user's image root. The lists lie in the root, in `lists/`, or where they say."""
     root, family = _root(spec, roots), str(spec.get("family", "list"))
     names = {**OFFICIAL.get(family, {}), **(spec.get("lists") or {})}
     if part not in names:
         raise UserError(f"{family}: no {part} list; known parts: {', '.join(names) or 'none, set lists'}")
-    folders = [root, root / "lists", root / "data_txt", Path("data") / "lists"]
-    listed = read_list(find_list(folders, names[part]), prefix=spec.get("prefix"))
+    listed = read_list(find_list(list_folders(root), names[part]), prefix=spec.get("prefix"))
     classes = int(spec.get("num_classes") or listed.labels.max() + 1)
     if listed.labels.max() >= classes:
         line = int((listed.labels >= classes).argmax())

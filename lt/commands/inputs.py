@@ -1,0 +1,92 @@
+"""What a data set needs on this machine, and what of it is missing: one line each, nothing is read whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lt.config import Config
+from lt.data import cifar_files, sources
+from lt.data.lists import OFFICIAL, find_list, known_files
+from lt.errors import UserError
+from lt.schema import Dataset
+
+WEIGHTS = Path("data") / "weights"
+
+
+@dataclass(frozen=True)
+class Input:
+    """`kind`: root, list, file or weights. Where `path` is None the input is missing and `line` says what to do."""
+
+    kind: str
+    name: str
+    path: Path | None
+    line: str = ""
+
+
+def inputs_of(data: Dataset) -> Iterator[Input]:
+    """Everything that this data set reads."""
+    if data.source == "digits":
+        return
+    family = data.family if data.family in sources.FOLDERS or data.source not in sources.FOLDERS else data.source
+    root = _root(family)
+    yield root
+    if data.source == "fashion_mnist" and root.path:
+        stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        for name in stems:
+            yield _try("file", f"{name}-ubyte", lambda n=name: sources._idx_file(root.path, f"{n}-ubyte"))
+    elif data.source in cifar_files.LAYOUT and root.path:
+        yield _try("file", data.source, lambda: cifar_files.folder(root.path, data.source))
+    elif data.source in ("list", "imagenet_bal"):
+        yield from _lists(data, root)
+
+
+def _root(family: str) -> Input:
+    return _try("root", family, lambda: sources.find_root(family))
+
+
+def _try(kind: str, name: str, find) -> Input:
+    try:
+        return Input(kind, name, find())
+    except UserError as error:
+        return Input(kind, name, None, str(error))
+
+
+def _lists(data: Dataset, root: Input) -> Iterator[Input]:
+    """The official lists, or those that the data set names; they may lie beside the images or in data/lists."""
+    names = {**OFFICIAL.get(data.family, {}), **data.lists}
+    if data.source == "imagenet_bal":  # its training list is made from the images
+        names = {"test": OFFICIAL["imagenet_lt"]["test"]}
+    for name in names.values():
+        folders = sources.list_folders(root.path) if root.path else [sources.LISTS]
+        found = _try("list", name, lambda folders=folders, name=name: find_list(folders, name))
+        if found.path is None:
+            lines = {k["lines"] for k in known_files() if k["name"] == name}
+            size = f" ({max(lines)} lines)" if lines else ""
+            where = f"{root.path} or " if root.path else "the image folder or "
+            found = Input("list", name, None, f"{data.family}: no list {name}{size}; put it in {where}{sources.LISTS}")
+        yield found
+
+
+def weights_of(config: Config) -> Iterator[tuple[str, Input]]:
+    """The files behind imported stages, with the run that each belongs to."""
+    for run, stage, imported in config.imports():
+        file = WEIGHTS / imported["file"]
+        line = f"{run}/{stage}: no file {file}; lt import FILE --as results/{run}/{stage}"
+        yield str(run), Input("weights", imported["file"], file if file.is_file() else None, line)
+
+
+def missing_inputs(config: Config, datasets: Iterable[str], runs: Iterable[str] = ()) -> list[str]:
+    """One line for each input of these data sets, and of imported stages of these runs, that is not there."""
+    lines: dict[str, None] = {}
+    for name in sorted(set(datasets)):
+        try:
+            found = list(inputs_of(config.dataset(name)))
+        except UserError as error:  # paths.local.yaml itself is wrong
+            lines[str(error)] = None
+            continue
+        lines.update(dict.fromkeys(each.line for each in found if each.path is None))
+    wanted = set(runs)
+    lines.update(dict.fromkeys(i.line for run, i in weights_of(config) if run in wanted and i.path is None))
+    return list(lines)
