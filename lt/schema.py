@@ -83,18 +83,31 @@ class StageImage(Strict):
     std: list[float] | None = None
 
 
+class Imported(Strict):
+    """A checkpoint from elsewhere that stands in for training; found in data/weights/, known by its digest."""
+
+    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    layout: str = "auto"
+    drop: list[str] = []
+
+
 class Train(Strict):
     """One training stage. `batch` is global; the learning rate belongs to it."""
 
     verb: Literal["train"] = "train"
+    imported: Imported | None = None
     task: str = "classify"
+    task_options: dict[str, Any] = {}
     net: str | None = None
     options: dict[str, Any] = {}
-    load: Literal["all", "backbone", "mgp"] = "all"
+    load: Literal["all", "backbone", "frozen", "mgp"] = "all"
     image: StageImage = StageImage()
     head: Choice | None = None
     trainable: Literal["all", "head", "block+head"] = "all"
     bn: Literal["train", "eval"] = "train"
+    bn_group: Annotated[int, Field(ge=2)] | None = None
+    batchformer: dict[str, Any] | None = None
     epochs: Positive
     batch: Positive
     steps: Literal["ceil", "floor", "ceil+1"] | Positive = "ceil"
@@ -119,7 +132,6 @@ class Train(Strict):
     workers: NotNegative = 0
     redraw: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
-    distil: dict[str, Any] | None = None
 
 
 class Subset(Strict):

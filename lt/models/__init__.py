@@ -130,6 +130,21 @@ def _num_classes(head: nn.Module) -> int:
     return len(head.centroids) if isinstance(head, heads.NCM) else head.weight.shape[0]
 
 
+def add_batchformer(model: nn.Module, *, seed: int | None = None, **options: Any) -> nn.Module:
+    """Give a plain classifier network an encoder over the batch, in place; training then returns both streams."""
+    from lt.models.batchformer import with_batchformer
+
+    with _seeded(seed):
+        return with_batchformer(model, **options)
+
+
+def group_norms(model: nn.Module, size: int) -> nn.Module:
+    """Normalise every `size` images of a batch by themselves, in place, as that many on one device were."""
+    from lt.models.batch_groups import group_batch_norms
+
+    return group_batch_norms(model, size)
+
+
 TRAIN = ("all", "head", "block+head")
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt import artefact, distributed, engine, models
+from lt import artefact, distributed, engine
 from lt.errors import UserError
-from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
-from lt.stages.train import evaluation_loader, load_weights, network_options
+from lt.stages.common import Recipe, load_source, open_split, set_threads
+from lt.stages.networks import network_of
+from lt.stages.train import evaluation_loader
 
 
 def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: str = "test", out: str | Path) -> None:
@@ -29,18 +30,6 @@ def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: s
                 np.savez(draft / "predictions.npz", **arrays)
                 draft.extra = {"part": part, "threads": threads, "device": str(device)}
         distributed.barrier()
-
-
-def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -> torch.nn.Module:
-    """The network that a finished training stage describes, with its weights, in evaluation mode."""
-    made = model.manifest["recipe"]
-    options = network_options(recipe.data, made["params"])
-    network = models.build(made["params"].get("net") or made["arch"], recipe.num_classes, seed=0, **options)
-    if made["params"].get("head"):
-        head = dict(made["params"]["head"])
-        models.set_head(network, head.pop("name"), **head)
-    load_weights(network, open_model(model.folder)[1], what="all", where=str(model.folder))
-    return network.to(device, memory_format=torch.channels_last).eval()
 
 
 def part_of(split: artefact.Artefact, recipe: Recipe, wanted: str) -> tuple[Any, np.ndarray, np.ndarray]:

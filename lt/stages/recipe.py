@@ -51,6 +51,10 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
     found = set(registry.modules(params))
     if params["verb"] in ("train", "predict", "subset", "merge"):
         found.add(registry.arch_module(params.get("net") or arch))
+    if params.get("batchformer") is not None:
+        found.add("lt.models.batchformer")
+    if params.get("bn_group"):
+        found.add("lt.models.batch_groups")
     return tuple(sorted(found))
 
 
@@ -70,7 +74,7 @@ def of_stage(config: Config, run: Run, stage: str) -> dict[str, Any]:
     }
 
 
-LABELLED = ("classify", "experts", "batchformer")
+LABELLED = ("classify", "experts", "two_streams")
 
 
 def _epochs(config: Config, run: Run) -> int | None:

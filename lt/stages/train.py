@@ -19,6 +19,7 @@ from lt.data.loader import Loader
 from lt.errors import UserError
 from lt.scratch import Scratch, hold, key_of
 from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
+from lt.stages.networks import check_groups, load_encoder, load_weights, network_of, network_options
 from lt.stages.progress import Progress
 
 
@@ -28,6 +29,7 @@ def train(
     split: str | Path,
     out: str | Path,
     init: str | Path | None = None,
+    teacher: str | Path | None = None,
     subset: str | Path | None = None,
     index: int | None = None,
     log: str | Path | None = None,
@@ -39,6 +41,8 @@ def train(
         inputs["subset"] = artefact.read(subset)
     if init:
         inputs["init"] = artefact.read(init)
+    if teacher:
+        inputs["teacher"] = artefact.read(teacher)
     key = key_of(artefact.dump(recipe.raw), *(a.digest for a in inputs.values()), str(index))
     with distributed.ranks() as device, hold(out, key) as scratch:
         saved = scratch.load()
@@ -79,12 +83,16 @@ class Job:
         self.model = self._model(inputs.get("init"))
         self.loader = self._loader()
         self.settings = self._settings()
-        self.state = self._state()
+        self.state = self._state(inputs.get("teacher"))
 
     def _model(self, init: artefact.Artefact | None) -> nn.Module:
         p = self.params
         arch, options = p["net"] or self.recipe.raw["arch"], network_options(self.recipe.data, p)
         model = models.build(arch, self.recipe.num_classes, seed=rng.torch_seed(self.seed, "init"), **options)
+        if p["batchformer"] is not None:
+            models.add_batchformer(model, seed=rng.torch_seed(self.seed, "init", "batchformer"), **p["batchformer"])
+        if p["bn_group"]:
+            models.group_norms(model, p["bn_group"])
         if init is not None and p["load"] == "mgp":
             self.loaded = load_encoder(model, init, seed=self.seed)
         elif init is not None:
@@ -106,6 +114,7 @@ class Job:
                 f"batch: the global batch {p['batch']} does not divide by accumulate {p['accumulate']} "
                 f"x {distributed.world()} ranks"
             )
+        check_groups(p, world=distributed.world())
         return Loader(
             self.source,
             self.indices,
@@ -154,13 +163,16 @@ class Job:
             eval_every=p["eval_every"],
         )
 
-    def _state(self) -> engine.TrainState:
+    def _state(self, teacher: artefact.Artefact | None) -> engine.TrainState:
         p, counts = self.params, self.split.class_counts
         parameters = optim.param_groups(
             self.model, weight_decay=p["weight_decay"], rule=p["groups"]["name"], **options_of(p["groups"])
         )
         loss = losses.build(p["loss"]["name"], class_counts=counts, **options_of(p["loss"])).to(self.device)
-        task = tasks.build(p["task"], model=self.model, loss=loss, mix=self._mix())
+        given = dict(p["task_options"])
+        if teacher is not None:
+            given["teacher"] = network_of(teacher, self.recipe, self.device)
+        task = tasks.build(p["task"], model=self.model, loss=loss, mix=self._mix(), **given)
         scaler = torch.amp.GradScaler(self.device.type) if self.settings.precision == "fp16" else None
         return engine.TrainState(
             model=self.model,
@@ -276,16 +288,6 @@ def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in chosen.items() if k != "name"}
 
 
-def network_options(data: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """What the network of a training stage is built with."""
-    options, own = dict(params.get("options") or {}), params.get("image") or {}
-    if data["image"]["channels"] != 3:
-        options.setdefault("in_channels", data["image"]["channels"])
-    if own.get("size"):
-        options.setdefault("img_size", own["size"])
-    return options
-
-
 def preset(chosen: dict[str, Any], data: dict[str, Any], params: dict[str, Any]) -> Any:
     """An augmentation for a training stage's images, whose size and statistics may be its own."""
     options, own = options_of(chosen), {k: v for k, v in (params.get("image") or {}).items() if v is not None}
@@ -318,30 +320,6 @@ def evaluation_loader(
         rank=distributed.rank(),
         world=distributed.world(),
     )
-
-
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str, where: str) -> None:
-    """Strict by name and shape; `backbone` leaves out the head, which stays as it was drawn."""
-    own, head = model.state_dict(), getattr(model, "head", nn.Identity())  # an autoencoder has none
-    head = {id(v) for v in head.state_dict(keep_vars=True).values()}
-    heads = {k for k, v in model.state_dict(keep_vars=True).items() if id(v) in head}
-    wanted = {k for k in own if what == "all" or k not in heads}
-    missing = sorted(k for k in wanted if k not in state)
-    wrong = sorted(k for k in wanted if k in state and state[k].shape != own[k].shape)
-    if missing or wrong:
-        name = (missing or wrong)[0]
-        reason = "missing" if missing else f"shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        raise UserError(f"{where}: {name}: {reason} ({len(missing)} missing, {len(wrong)} of another shape)")
-    model.load_state_dict({k: state[k] if k in wanted else own[k] for k in own})
-
-
-def load_encoder(model: nn.Module, init: artefact.Artefact, *, seed: int) -> str:
-    """Start a ViT from masked pre-training, ours or imported; says what was taken, dropped and left as drawn."""
-    if not hasattr(model, "start_from"):
-        raise UserError(f"load: mgp: {type(model).__name__} is no vision transformer")
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(rng.torch_seed(seed, "init", "head"))
-        return str(model.start_from(open_model(init.folder)[1]))
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:

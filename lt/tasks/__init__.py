@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
-from lt.errors import pick
+from lt.errors import UserError, nearest, pick
 
 TASKS = {
     "classify": "lt.tasks.classify:Classify",
+    "experts": "lt.tasks.experts:Experts",  # RIDE, with or without BatchFormer and a teacher
+    "route": "lt.tasks.route:Route",  # RIDE's expert assignment
+    "two_streams": "lt.tasks.two_streams:TwoStreams",  # BatchFormer on a plain network
     "reconstruct": "lt.tasks.reconstruct:Reconstruct",
 }
 
@@ -16,4 +20,9 @@ TASKS = {
 def build(name: str, **given: Any) -> Any:
     """The task of that name; modules load when they are asked for."""
     module, _, attribute = str(pick("task", name, TASKS)).partition(":")
-    return getattr(importlib.import_module(module), attribute)(**given)
+    make = getattr(importlib.import_module(module), attribute)
+    known = inspect.signature(make).parameters
+    for option in given:
+        if option not in known:
+            raise UserError(f"task '{name}' takes no '{option}'{nearest(option, known)}")
+    return make(**given)

@@ -41,4 +41,5 @@ class Classify:
 def has_dropout(model: nn.Module) -> bool:
     """Whether a forward pass draws from torch's own generator."""
     names = ("Dropout", "DropPath", "MultiheadAttention", "TransformerEncoderLayer")
-    return any(type(m).__name__.startswith(names) for m in model.modules())
+    layers = any(type(m).__name__.startswith(names) for m in model.modules())
+    return layers or getattr(model, "use_experts", None) == "rand"

@@ -1,0 +1,75 @@
+"""Networks as the stages describe them: built from a recipe, with a finished stage's weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lt import artefact, models, rng
+from lt.errors import UserError
+from lt.stages.common import Recipe, open_model
+
+
+def network_options(data: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """What the network of a training stage is built with."""
+    options, own = dict(params.get("options") or {}), params.get("image") or {}
+    if data["image"]["channels"] != 3:
+        options.setdefault("in_channels", data["image"]["channels"])
+    if own.get("size"):
+        options.setdefault("img_size", own["size"])
+    return options
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str, where: str) -> None:
+    """Strict by name and shape. As drawn stay with `backbone` the head, with `frozen` all that this stage trains."""
+    own, mine = model.state_dict(), model.state_dict(keep_vars=True)
+    head = getattr(model, "head", nn.Identity())  # an autoencoder has none
+    head = {id(v) for v in head.state_dict(keep_vars=True).values()}
+    fresh = {
+        "all": set(),
+        "backbone": {k for k, v in mine.items() if id(v) in head},
+        "frozen": {k for k, v in mine.items() if v.requires_grad},
+    }[what]
+    wanted = {k for k in own if k not in fresh}
+    missing = sorted(k for k in wanted if k not in state)
+    wrong = sorted(k for k in wanted if k in state and state[k].shape != own[k].shape)
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        reason = "missing" if missing else f"shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        raise UserError(f"{where}: {name}: {reason} ({len(missing)} missing, {len(wrong)} of another shape)")
+    model.load_state_dict({k: state[k] if k in wanted else own[k] for k in own})
+
+
+def load_encoder(model: nn.Module, init: artefact.Artefact, *, seed: int) -> str:
+    """Start a ViT from masked pre-training, ours or imported; says what was taken, dropped and left as drawn."""
+    if not hasattr(model, "start_from"):
+        raise UserError(f"load: mgp: {type(model).__name__} is no vision transformer")
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(rng.torch_seed(seed, "init", "head"))
+        return str(model.start_from(open_model(init.folder)[1]))
+
+
+def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -> torch.nn.Module:
+    """The network that a finished training stage describes, with its weights, in evaluation mode."""
+    made = model.manifest["recipe"]
+    options = network_options(recipe.data, made["params"])
+    network = models.build(made["params"].get("net") or made["arch"], recipe.num_classes, seed=0, **options)
+    if made["params"].get("head"):
+        head = dict(made["params"]["head"])
+        models.set_head(network, head.pop("name"), **head)
+    load_weights(network, open_model(model.folder)[1], what="all", where=str(model.folder))
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def check_groups(params: dict[str, Any], *, world: int) -> None:
+    """A BatchFormer group must not be cut by accumulation or ranks: the number of devices is no part of a recipe."""
+    for chosen in (params["options"], params["batchformer"] or {}):
+        size, ranks = chosen.get("group_size"), 1 if chosen.get("across_ranks") else world
+        share = params["batch"] // params["accumulate"] // ranks
+        if size and params["accumulate"] * ranks > 1 and share % size:
+            raise UserError(
+                f"group_size: groups of {size} images do not fit the {share} that batch {params['batch']} leaves with "
+                f"accumulate {params['accumulate']} on {world} ranks; accumulate less, or set across_ranks: true"
+            )
