@@ -16,6 +16,7 @@ include: "workflow/rules/verbs.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/btm.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/checks.smk"
 
 
 localrules:
