@@ -101,7 +101,7 @@ def to_md(frame: pd.DataFrame) -> str:
 
 
 def _md_means(means: list[dict[str, Any]], names: list[str], notes: list[str]) -> list[str]:
-    extra = _filled(means, ["resolution", "epochs", "tau", "experts", "gmacs"])
+    extra = _filled(means, ["resolution", "epochs", "tau", "experts", "gmacs", "gmacs_published"])
     names = _filled(means, names)
     cost = _filled(means, ["wall_s", "peak_mb"])
     heads = ["method", "arch", *extra, "seeds", *[HEADS.get(n, n) for n in names], *cost]

@@ -40,6 +40,7 @@ def evaluate(
     table = metrics.per_class(scores, stored["labels"], class_counts=counts, shots=groups)
     with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
         content = {"metrics": values, "own_groups": own, **note, "selected_on": recipe.params["selected_on"]}
+        content |= effort_of(inputs["predictions"], stored, groups)
         content["cost"] = cost_of(inputs["predictions"])
         (draft / "metrics.json").write_text(artefact.dump(content))
         (draft / "per_class.csv").write_text(metrics.per_class_csv(table))
@@ -55,8 +56,6 @@ def adjusted(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The scores that are judged: logits, or what a post-hoc step makes of them."""
     note: dict[str, Any] = {}
-    if "experts" in stored:
-        note["experts"] = float(stored["experts"].mean())
     if not recipe.params["posthoc"]:
         return stored["logits"], note
     from lt import posthoc
@@ -77,6 +76,22 @@ def own_groups(
     pred = scores.argmax(1)
     found = metrics.evaluate_predictions(pred, stored["labels"], class_counts=counts, shots=cut)
     return {name: found[name] for name in metrics.GROUPS}
+
+
+def effort_of(opened: artefact.Artefact, stored: dict[str, np.ndarray], groups: np.ndarray) -> dict[str, Any]:
+    """GMACs of an average image with every classifier counted, and the published way; experts per image.
+
+    `experts_used`: the shares of images, overall and by group of their class, that ran 1, 2, ... experts.
+    """
+    found: dict[str, Any] = {}
+    if counted := opened.manifest.get("gmacs"):
+        found |= {"gmacs": counted["with_classifiers"], "gmacs_published": counted["published"]}
+    if "experts" not in stored:
+        return found | {k: opened.manifest[k] for k in ("experts",) if k in opened.manifest}
+    used, group = stored["experts"], groups[stored["labels"]]
+    parts = {"all": used} | {name: used[group == number] for number, name in enumerate(metrics.GROUPS)}
+    shares = {n: np.bincount(u, minlength=used.max() + 1)[1:] / max(len(u), 1) for n, u in parts.items()}
+    return found | {"experts": float(used.mean()), "experts_used": {n: s.tolist() for n, s in shares.items()}}
 
 
 def cost_of(opened: artefact.Artefact) -> dict[str, float]:

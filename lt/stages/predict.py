@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lt import artefact, distributed, engine
+from lt import artefact, distributed, engine, flops
 from lt.errors import UserError
 from lt.stages.common import Recipe, load_source, open_split, set_threads
 from lt.stages.networks import network_of
@@ -24,11 +24,13 @@ def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: s
     with distributed.ranks() as device:
         network = network_of(inputs["model"], recipe, device)
         stage = inputs["model"].manifest["recipe"]["params"]
-        arrays = collect(network, *part_of(inputs["split"], recipe, part), recipe=recipe, stage=stage, device=device)
+        found = part_of(inputs["split"], recipe, part)
+        arrays, size = collect(network, *found, recipe=recipe, stage=stage, device=device)
         if distributed.is_main():
             with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
                 np.savez(draft / "predictions.npz", **arrays)
                 draft.extra = {"part": part, "threads": threads, "device": str(device)}
+                draft.extra |= effort(network, size, arrays)
         distributed.barrier()
 
 
@@ -52,21 +54,23 @@ def collect(
     recipe: Recipe,
     stage: dict[str, Any],
     device: torch.device,
-) -> dict[str, np.ndarray]:
-    """Logits in float32, written into place batch by batch."""
+) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+    """Logits in float32, and the size of an image as the network gets it."""
     p = recipe.params
     loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device, stage)
     precision = engine.supported(p["precision"], device)
     rows: dict[str, list[torch.Tensor]] = {"logits": [], "labels": [], "indices": []}
+    size: tuple[int, ...] = ()
     with torch.inference_mode(), engine.autocast(device, precision):
         for batch in loader.epoch(0):
             images = batch["image"].to(device).contiguous(memory_format=torch.channels_last)
+            size = tuple(images.shape[1:])
             found = outputs_of(network, images, p["outputs"])
             for name, value in {**found, "labels": batch["target"], "indices": batch["index"]}.items():
                 rows.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
     joined = {name: distributed.gather_rows(torch.cat(parts)) for name, parts in rows.items() if parts}
     order = torch.argsort(joined["indices"], stable=True) if distributed.world() > 1 else slice(None)
-    return {name: value[order].cpu().numpy() for name, value in joined.items()}
+    return {name: value[order].cpu().numpy() for name, value in joined.items()}, size
 
 
 def outputs_of(network: torch.nn.Module, images: torch.Tensor, wanted: list[str]) -> dict[str, torch.Tensor]:
@@ -75,8 +79,21 @@ def outputs_of(network: torch.nn.Module, images: torch.Tensor, wanted: list[str]
     if "features" in wanted:
         found["features"] = network.features(images)
         found["logits"] = network.classify(found["features"])
-    elif "experts" in wanted and hasattr(network, "dynamic"):
+    elif hasattr(network, "dynamic"):  # a routed network: how many experts an image used
         found["logits"], found["experts"] = network.dynamic(images)
     else:
         found["logits"] = network(images)
     return found
+
+
+def effort(network: torch.nn.Module, size: tuple[int, ...], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Multiply-accumulates of an average image, counted on one forward pass, and how many experts it needs."""
+    if not size:
+        return {}
+    experts, shares = len(network.active()) if hasattr(network, "active") else None, None
+    if "experts" in arrays:
+        used = np.bincount(arrays["experts"], minlength=network.num_experts + 1)[1:]
+        shares = (used / used.sum()).tolist()
+    with torch.inference_mode():
+        found = {"gmacs": flops.gmacs(network, size, shares=shares)}
+    return found if experts is None or shares else {**found, "experts": experts}

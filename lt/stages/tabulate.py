@@ -27,5 +27,9 @@ def row_of(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "missing": f"snakemake --cores all {manifest}"}
     found = json.loads(metrics.read_text())
     own = {f"{name}_own": value for name, value in found.get("own_groups", {}).items()}
-    measured = {key: found[key] for key in ("tau", "experts", "gmacs", "selected_on") if found.get(key) is not None}
+    measured = {
+        key: found[key]
+        for key in ("tau", "experts", "gmacs", "gmacs_published", "selected_on")
+        if found.get(key) is not None
+    }
     return {**row, **measured, **found["cost"], "metrics": {**found["metrics"], **own}}
