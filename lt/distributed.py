@@ -95,6 +95,16 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)])
 
 
+def gather_grad(rows: torch.Tensor) -> torch.Tensor:
+    """The equally many rows of every rank. Gradients flow back to their ranks, summed over the losses of all:
+    where each rank has the whole batch's loss, the mean that DDP takes is that loss's own gradient."""
+    if world() == 1:
+        return rows
+    import torch.distributed.nn.functional as with_grad
+
+    return torch.cat(with_grad.all_gather(rows.contiguous()))
+
+
 def barrier() -> None:
     if world() > 1:
         dist.barrier()

@@ -12,6 +12,7 @@ from lt.errors import UserError, nearest, pick
 from lt.losses.balanced import BalancedSoftmax, ClassBalanced, GeneralisedMean, Lade
 from lt.losses.base import Loss
 from lt.losses.bce import BalancedBce, Bce
+from lt.losses.contrastive import Bns, BnsEq12
 from lt.losses.experts import Ride
 from lt.losses.margin import BaGMar, Ldam
 from lt.losses.smoothing import LabelAwareSmoothing, LabelSmoothing
@@ -32,6 +33,8 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "label_aware_smoothing": LabelAwareSmoothing,  # MiSLAS; form: code | paper
     "ldam": Ldam,  # reweight_epoch: LDAM-DRW
     "bagmar": BaGMar,  # GALA; stateful; form: code | paper
+    "bns": Bns,  # on two views: loss(first, second, labels)
+    "bns_eq12": BnsEq12,
     "ride": Ride,  # on the logits of several experts [B,E,C]
 }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lt.errors import UserError, nearest, pick
-from lt.losses.base import at_least_float32
+from lt.losses.base import Loss, at_least_float32
 
 
 def bns(
@@ -66,6 +66,27 @@ def bns_eq12(first: Tensor, second: Tensor, labels: Tensor, *, tau: float = 0.5)
         pos = F.logsigmoid(cosine) * (alike / alike.sum(1, keepdim=True))
         neg = F.logsigmoid(-cosine) * (1 - alike)
         return -(pos + neg).sum() / len(cosine)
+
+
+class Views(Loss):
+    """A loss on the projections of two views, as a task calls it: `loss(first, second, labels)`."""
+
+    def __init__(self, class_counts: object, *, tau: float = 0.5) -> None:
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is None:
+            raise UserError(f"loss {type(self).__name__} compares two views of an image; set task: contrast")
+        return CONTRASTIVE[self.name](first, second, labels, tau=self.tau)
+
+
+class Bns(Views):
+    name = "bns"
+
+
+class BnsEq12(Views):
+    name = "bns_eq12"
 
 
 CONTRASTIVE: dict[str, Callable[..., Tensor]] = {"bns": bns, "bns_eq12": bns_eq12}

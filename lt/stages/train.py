@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ def train(
 ) -> None:
     """Train one stage and commit it; resume from its own state if it was stopped before."""
     started, recipe = time.time(), Recipe.read(recipe)
+    if recipe.params.get("imported"):  # found by name: its code is no part of what other stages run
+        return importlib.import_module("lt.stages.importing").stand_in(recipe, split=split, out=out)
     inputs = {"split": artefact.read(split)}
     if subset:
         inputs["subset"] = artefact.read(subset)
@@ -291,9 +294,9 @@ def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
 def preset(chosen: dict[str, Any], data: dict[str, Any], params: dict[str, Any]) -> Any:
     """An augmentation for a training stage's images, whose size and statistics may be its own."""
     options, own = options_of(chosen), {k: v for k, v in (params.get("image") or {}).items() if v is not None}
-    if "size" in own and augment.takes(chosen["name"], "size"):
-        options.setdefault("size", own["size"])
     image = {**data["image"], **own}
+    if augment.takes(chosen["name"], "size"):
+        options.setdefault("size", image["size"])
     return augment.build(chosen["name"], mean=image["mean"], std=image["std"], **options)
 
 

@@ -13,6 +13,7 @@ TASKS = {
     "experts": "lt.tasks.experts:Experts",  # RIDE, with or without BatchFormer and a teacher
     "route": "lt.tasks.route:Route",  # RIDE's expert assignment
     "two_streams": "lt.tasks.two_streams:TwoStreams",  # BatchFormer on a plain network
+    "contrast": "lt.tasks.contrast:Contrast",
     "reconstruct": "lt.tasks.reconstruct:Reconstruct",
 }
 

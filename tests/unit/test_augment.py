@@ -16,7 +16,7 @@ from lt.errors import UserError
 
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 BATCHED = ["none", "eval", "crop_flip", "crop_flip_rotate"]
-PER_IMAGE = [name for name in augment.PRESETS if name not in (*BATCHED, "simclr")]
+PER_IMAGE = [name for name in augment.PRESETS if name not in (*BATCHED, "simclr", "simclr_large")]
 
 
 def images(n, size=32, channels=3, seed=0):
@@ -89,6 +89,43 @@ def test_simclr_views(strength):
         assert difference.max() <= 2
         assert (difference > 0).float().mean() < 0.01
     assert not torch.equal(fast[0], fast[1])
+
+
+def test_simclr_of_files():
+    """Crops are Pillow's own there; colours and blur as for images in memory."""
+    preset = augment.build("simclr_large", size=48)
+    pixels = images(24, size=64, seed=3)
+    fast, slow = both(preset, pixels)
+    for view in range(2):
+        difference = ((fast[view] - torch.stack([pair[view] for pair in slow])) * 255).abs().round()
+        assert difference.max() <= 2
+        assert (difference > 0).float().mean() < 0.01
+    assert fast[0].shape == (24, 3, 48, 48)
+    assert not torch.equal(fast[0], fast[1])
+
+
+def test_simclr_of_grey_images():
+    """One channel is treated as three equal ones, and stays one."""
+    preset, pixels = augment.build("simclr", size=16, mean=(0.3,), std=(0.5,)), images(40, size=16, channels=1)
+    rows = torch.rand(40, preset.columns, generator=torch.Generator().manual_seed(0))
+    grey = preset.batch(torch.from_numpy(pixels), rows)
+    colour_ = preset.batch(torch.from_numpy(pixels.repeat(3, 1)), rows)
+    for one, three in zip(grey, colour_, strict=True):
+        assert one.shape == (40, 1, 16, 16)
+        assert ((three - one) * 255 * 0.5).abs().max() <= 1.5  # hue may round a grey level
+
+
+def test_simclr_can_keep_what_a_digit_is():
+    preset = augment.build("simclr", size=8, mirror=False, scale=[0.9, 1.0], jitter_strength=0.0, views=1)
+    pixels = images(50, size=8, channels=1)
+    rows = torch.rand(50, preset.columns, generator=torch.Generator().manual_seed(0))
+    kept = preset.batch(torch.from_numpy(pixels), rows) - torch.from_numpy(pixels).float() / 255
+    mirrored = kept + torch.from_numpy(pixels - pixels[..., ::-1].astype(float)).float() / 255
+    assert kept.abs().mean() < mirrored.abs().mean()
+    with_flip = augment.build("simclr", size=8, scale=[0.9, 1.0], jitter_strength=0.0, views=1)
+    assert not torch.equal(
+        with_flip.batch(torch.from_numpy(pixels), rows), preset.batch(torch.from_numpy(pixels), rows)
+    )
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -228,8 +265,8 @@ def test_unknown_names():
         augment.build("crop_flip", padding=4)
     with pytest.raises(UserError, match="unknown interpolation 'bicubik'"):
         augment.build("rrc", interpolation="bicubik")
-    with pytest.raises(UserError, match="channels: 3"):
-        augment.build("simclr").batch(torch.zeros(2, 1, 32, 32, dtype=torch.uint8), torch.rand(2, 62))
+    with pytest.raises(UserError, match="scale"):
+        augment.build("simclr", scale=[0.5, 2.0])
 
 
 def test_options_survive_json():

@@ -13,6 +13,7 @@ import torch
 from lt import posthoc
 from lt.errors import UserError
 from lt.losses import LOSSES, build
+from lt.losses.contrastive import CONTRASTIVE
 from lt.models import heads
 from lt.sampling.samplers import SAMPLERS
 from lt.sampling.samplers import build as build_sampler
@@ -41,7 +42,8 @@ OPTIONS = {  # further settings of an entry; every entry also runs with its defa
     ],
     "ride": [{"reweight_epoch": 0}],
 }
-CASES = [(name, options) for name in LOSSES for options in [{}, *OPTIONS.get(name, [])]]
+ON_LOGITS = [name for name in LOSSES if name not in CONTRASTIVE]  # those on two views: test_contrastive.py
+CASES = [(name, options) for name in ON_LOGITS for options in [{}, *OPTIONS.get(name, [])]]
 EXPERTS = {"ride": 3}  # losses on [B,E,C]
 RANDOM_MASK = {"eql": {"drop": 1.0}}  # the mask is drawn by position: with drop 1 nothing is random
 losses = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else repr(v))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from lt.data.augment import policies
-from lt.data.augment.presets import AutoAugmentCutout, CropFlip, EvalLarge, Large, Preset, SimClr
+from lt.data.augment.presets import AutoAugmentCutout, CropFlip, EvalLarge, Large, Preset
+from lt.data.augment.simclr import SimClr, SimClrLarge
 from lt.errors import UserError, nearest, pick
 
 __all__ = ["PRESETS", "Preset", "build"]
@@ -22,6 +23,7 @@ PRESETS: dict[str, Callable[..., Preset]] = {
     "crop_flip_rotate": partial(CropFlip, degrees=15.0),  # RIDE on CIFAR
     "cifar_autoaugment_cutout": AutoAugmentCutout,  # BaGMar on CIFAR
     "simclr": SimClr,  # IP-DPP
+    "simclr_large": partial(SimClrLarge, size=224),  # the same on files
     "rrc": partial(Large, interpolation="bicubic", scale=(0.2, 1.0)),  # MAE pre-training
     "rrc_flip": Large,  # RIDE, BTM's ancestors on iNaturalist: no jitter
     "rrc_jitter": partial(Large, jitter=0.4),  # MiSLAS, RIDE, BTM on large sets

@@ -13,13 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lt.data.augment import batched, colour, draws, policies
+from lt.data.augment import batched, draws, policies
 from lt.data.augment import pil_ops as ops
 from lt.errors import UserError, pick
 
 Image_ = Image.Image
-
-CACHED = 128  # images of a CPU batch whose float planes stay in the second-level cache
 
 
 def functional() -> Any:
@@ -138,89 +136,6 @@ class AutoAugmentCutout(Preset):
         tensor[:, max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
         return (tensor - mean) / std
-
-
-class SimClr(Preset):
-    """IP-DPP's pre-training, two views: resized crop, flip, jitter, grey, blur (always, truncated to uint8).
-
-    `jitter_strength` is what the published option `num_views` really sets: 2 or 1.
-    """
-
-    views = 2
-    _view = draws.CROP_COLUMNS + 1 + 1 + draws.JITTER_COLUMNS + 2
-
-    def __init__(self, *, size: int = 32, jitter_strength: float = 2.0, views: int = 2, **stats):
-        super().__init__(**stats)
-        self.size, self.views, self.columns = size, views, views * self._view
-        self.ranges = draws.jitter_ranges(jitter_strength)
-        self.radius = int(0.1 * size) // 2
-
-    def parameters(self, source: draws.Source, height: int, width: int) -> dict:
-        box = draws.resized_crop_box(source.block(draws.CROP_COLUMNS), height, width)
-        mirrored = source.flip()
-        jittered = source.chance(0.8)
-        part = source.block(draws.JITTER_COLUMNS)
-        steps = draws.jitter(part, self.ranges) if jittered else []
-        grey = source.chance(0.2)
-        return {
-            "box": box,
-            "flip": mirrored,
-            "jitter": steps,
-            "grey": grey,
-            "sigma": source.uniform(0.1, 2.0),
-        }
-
-    def _one_view(self, images: Tensor, rows: Tensor) -> Tensor:
-        c = draws.CROP_COLUMNS
-        rows = rows.double()
-        boxes = draws.resized_crop_batch(rows, *images.shape[2:])
-        planes = colour.resized_crop(images, boxes, size=self.size, mirrored=rows[:, c] < 0.5)
-        order = colour.ORDERS[(rows[:, c + 2] * len(colour.ORDERS)).long()]
-        low, high = torch.tensor(self.ranges, dtype=torch.float64).unbind(1)
-        factors = low + (high - low) * rows[:, c + 3 : c + 7]
-        planes = colour.colour_jitter(planes, factors, order, rows[:, c + 1] < 0.8)
-        planes = colour.greyscale(planes, torch.nonzero(rows[:, c + 7] < 0.2).squeeze(1).to(images.device))
-        if self.radius:
-            planes = colour.blur(planes, 0.1 + (2.0 - 0.1) * rows[:, c + 8], radius=self.radius)
-        return self.normalise(planes.transpose(0, 1).contiguous())
-
-    def batch(self, images: Tensor, rows: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if images.shape[1] != 3:
-            raise UserError("augmentation 'simclr' needs colour images; set channels: 3")
-        step = CACHED if images.device.type == "cpu" else len(images)
-        views = tuple(
-            torch.cat([self._one_view(*pair) for pair in zip(images.split(step), part.split(step), strict=True)])
-            for part in rows.split(self._view, 1)
-        )
-        return views if self.views > 1 else views[0]
-
-    def apply_reference(self, image: Image_, drawn: dict) -> Image_:
-        TF = functional()
-        adjust = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
-        image = TF.resized_crop(image, *drawn["box"], [self.size, self.size])
-        image = TF.hflip(image) if drawn["flip"] else image
-        for op, factor in drawn["jitter"]:
-            image = adjust[op](image, factor)
-        image = TF.to_grayscale(image, 3) if drawn["grey"] else image
-        return blur_reference(image, drawn["sigma"], self.radius) if self.radius else image
-
-    def reference(self, image: Image_, row: Sequence[float]) -> Tensor | tuple[Tensor, ...]:
-        source = draws.Row(row)
-        views = []
-        for _ in range(self.views):
-            drawn = self.parameters(source.block(self._view), image.height, image.width)
-            views.append(self.normalise_reference(self.apply_reference(image, drawn)))
-        return tuple(views) if self.views > 1 else views[0]
-
-
-def blur_reference(image: Image_, sigma: float, radius: int) -> Image_:
-    """Two depthwise convolutions of x / 255 with reflected borders, then truncation to uint8."""
-    taps = colour.blur_kernel(torch.tensor([sigma], dtype=torch.float64), radius)[0].float()
-    pixels = ops.to_tensor(image).float().div(255).unsqueeze(1)
-    pixels = torch.nn.functional.pad(pixels, (radius,) * 4, mode="reflect")
-    pixels = torch.nn.functional.conv2d(pixels, taps.view(1, 1, 1, -1))
-    pixels = torch.nn.functional.conv2d(pixels, taps.view(1, 1, -1, 1)).squeeze(1)
-    return ops.to_pil(pixels.mul(255).clamp(0, 255).byte())
 
 
 class Large(Preset):
