@@ -13,8 +13,11 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/verbs.smk"
+include: "workflow/rules/imports.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/btm.smk"
+include: "workflow/rules/ride.smk"
+include: "workflow/rules/livt.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/checks.smk"
 

@@ -1,0 +1,48 @@
+# RIDE and BatchFormer.
+#
+#   RIDE                          stage1 ------------------> predict -> evaluate
+#   distilled     teacher ------> stage1 ------------------>
+#   with router   [teacher ->]    stage1 -> ea ------------>   (the router learns, the experts stay)
+#   BatchFormer                   stage1, with the encoder in training only
+#
+# A teacher is the stage 1 of another recipe (`teacher: {use: ride6/stage1}`), which many students share.
+
+
+@asked
+def ride_teacher(wildcards):
+    """The teacher's stage, where the recipe has one."""
+    run = run_of(wildcards)
+    if "teacher" not in LT.stage_names(run.method):
+        return []
+    home, name = LT.home(run, "teacher")
+    return path_of(home, name)
+
+
+use rule train as ride_stage1 with:
+    input:
+        recipe=recipe_of("stage1"),
+        split=split_of,
+        teacher=ride_teacher,
+    output:
+        f"{SEED}/stage1/manifest.json",
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/stage1.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/stage1.tsv"
+    wildcard_constraints:
+        method=of_paper("ride"),
+
+
+use rule train as ride_ea with:
+    input:
+        recipe=recipe_of("ea"),
+        split=split_of,
+        init=stage("stage1"),
+    output:
+        f"{SEED}/ea/manifest.json",
+    log:
+        "logs/{dataset}/{method}/{arch}/seed{seed}/ea.log",
+    benchmark:
+        "benchmarks/{dataset}/{method}/{arch}/seed{seed}/ea.tsv"
+    wildcard_constraints:
+        method=of_paper("ride"),
