@@ -387,7 +387,7 @@ class Config:
 
     def imports(self) -> Iterator[tuple[Run, str, dict[str, Any]]]:
         """The stages that a file stands in for: `runs: {RUN: {stages: {STAGE: {imported: {file, sha256}}}}}`."""
-        for method, body in self.params.recipes.items():
+        for body in self.params.recipes.values():
             for text, layer in (body.get("runs") or {}).items():
                 for stage in (layer or {}).get("stages") or {}:
                     imported = getattr(self.stage(Run.parse(text), stage).params, "imported", None)

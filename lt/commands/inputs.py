@@ -70,15 +70,15 @@ def _lists(data: Dataset, root: Input) -> Iterator[Input]:
 
 
 def weights_of(config: Config) -> Iterator[tuple[str, Input]]:
-    """The files behind imported stages, with the run that each belongs to."""
+    """The files behind imported stages, with the stage that each stands in for."""
     for run, stage, imported in config.imports():
         file = WEIGHTS / imported["file"]
         line = f"{run}/{stage}: no file {file}; lt import FILE --as results/{run}/{stage}"
-        yield str(run), Input("weights", imported["file"], file if file.is_file() else None, line)
+        yield f"{run}/{stage}", Input("weights", imported["file"], file if file.is_file() else None, line)
 
 
-def missing_inputs(config: Config, datasets: Iterable[str], runs: Iterable[str] = ()) -> list[str]:
-    """One line for each input of these data sets, and of imported stages of these runs, that is not there."""
+def missing_inputs(config: Config, datasets: Iterable[str], stages: Iterable[str] = ()) -> list[str]:
+    """One line for each input of these data sets, and of those of these stages that are imported, that is not there."""
     lines: dict[str, None] = {}
     for name in sorted(set(datasets)):
         try:
@@ -87,6 +87,12 @@ def missing_inputs(config: Config, datasets: Iterable[str], runs: Iterable[str] 
             lines[str(error)] = None
             continue
         lines.update(dict.fromkeys(each.line for each in found if each.path is None))
-    wanted = set(runs)
-    lines.update(dict.fromkeys(i.line for run, i in weights_of(config) if run in wanted and i.path is None))
+    wanted = set(stages)
+    lines.update(dict.fromkeys(i.line for stage, i in weights_of(config) if stage in wanted and i.path is None))
     return list(lines)
+
+
+def missing_for(config: Config, outputs: Iterable[str]) -> list[str]:
+    """The same, for the artefacts that are about to be made."""
+    parts = [path.split("/")[1:-1] for path in outputs]
+    return missing_inputs(config, {p[0] for p in parts if p}, {"/".join(p) for p in parts})

@@ -55,6 +55,8 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
         found.add("lt.models.batchformer")
     if params.get("bn_group"):
         found.add("lt.models.batch_groups")
+    if params.get("imported"):
+        found.add("lt.stages.importing")
     return tuple(sorted(found))
 
 

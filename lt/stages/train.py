@@ -20,7 +20,14 @@ from lt.data.loader import Loader
 from lt.errors import UserError
 from lt.scratch import Scratch, hold, key_of
 from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
-from lt.stages.networks import check_groups, load_encoder, load_weights, network_of, network_options
+from lt.stages.networks import (
+    check_groups,
+    load_encoder,
+    load_pretrained,
+    load_weights,
+    network_of,
+    network_options,
+)
 from lt.stages.progress import Progress
 
 
@@ -96,6 +103,8 @@ class Job:
             models.add_batchformer(model, seed=rng.torch_seed(self.seed, "init", "batchformer"), **p["batchformer"])
         if p["bn_group"]:
             models.group_norms(model, p["bn_group"])
+        if p["pretrained"] and init is None:
+            self.loaded = load_pretrained(model, p["pretrained"])
         if init is not None and p["load"] == "mgp":
             self.loaded = load_encoder(model, init, seed=self.seed)
         elif init is not None:

@@ -1,14 +1,25 @@
 # Before the first job: every input that is missing, one line each, exit code 2. A dry run needs no data and skips it.
 
-from lt.commands.inputs import missing_inputs
+from lt.commands.inputs import missing_for
 
 WITHOUT_IMAGES = ("recipe", "split_recipe", "table_recipe", "evaluate", "tabulate")
 
 
 onstart:
-    jobs = [job.wildcards_dict for job in workflow.dag.needrun_jobs() if job.rule.name not in WITHOUT_IMAGES]
-    runs = [f"{w['dataset']}/{w['method']}/{w['arch']}/seed{w['seed']}" for w in jobs if "arch" in w]
-    missing = missing_inputs(LT, {w["dataset"] for w in jobs if "dataset" in w}, runs)
+    jobs = [
+        job
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name not in WITHOUT_IMAGES
+    ]
+    missing = missing_for(
+        LT,
+        [
+            path
+            for job in jobs
+            for path in job.output
+            if path.endswith("manifest.json")
+        ],
+    )
     if missing:
         workflow.persistence.unlock()
         stop("\nlt: ".join(missing))
