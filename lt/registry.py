@@ -47,6 +47,7 @@ KINDS = {
     "head": _kind("lt.models.heads", "HEADS", "in_features", "feature_dim", "num_classes"),
     "subset_rule": _kind("lt.stages.subset", "RULES", "source", "lists", "index", "seed", "inputs"),
     "merge_rule": _kind("lt.merge", "MERGES", "states", "score", "chosen", "stage1"),
+    "evaluate_groups": _kind("lt.data.shots", "SHOT_RULES", "class_counts", "family"),
     "posthoc": _kind("lt.posthoc", "POSTHOC", "logits", "labels", "class_counts", "predictions"),
 }
 
@@ -170,7 +171,7 @@ def members(kind: str) -> dict[str, Member]:
 def check(values: dict[str, Any], place: str, verb: str = "") -> Iterator[str]:
     """One line for each name that no registry holds and each option that its entry does not take."""
     for key, value in values.items():
-        kind = f"{verb}_rule" if key == "rule" else key
+        kind = f"{verb}_{key}" if key == "rule" or (verb, key) == ("evaluate", "groups") else key
         if kind not in KINDS or value is None:
             continue
         known = members(kind)

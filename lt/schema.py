@@ -83,6 +83,21 @@ class StageImage(Strict):
     std: list[float] | None = None
 
 
+class Redraw(Strict):
+    """IP-DPP's draws inside a training stage: at most `k` images a class, before epoch 0 and every so many epochs.
+
+    `p_transform`: p is measured on images as the stage trains on them, or as it is judged. `reseed`: what the
+    released sampler does at every draw.
+    """
+
+    sampler: Literal["official", "uniform", "exact", "mcmc", "dppy"]
+    kernel: Literal["code", "paper", "features"] = "paper"
+    k: Positive
+    every: NotNegative = 0
+    p_transform: Literal["train", "test"] = "test"
+    reseed: bool = True
+
+
 class Imported(Strict):
     """A checkpoint from elsewhere that stands in for training; found in data/weights/, known by its digest."""
 
@@ -90,6 +105,13 @@ class Imported(Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     layout: str = "auto"
     drop: list[str] = []
+
+
+class MetaBatches(Strict):
+    """The class-balanced batches that a sampler learns from: `times` the batch, k images a class visit."""
+
+    times: Positive = 1
+    k: Positive = 4
 
 
 class Train(Strict):
@@ -108,6 +130,7 @@ class Train(Strict):
     bn: Literal["train", "eval"] = "train"
     bn_group: Annotated[int, Field(ge=2)] | None = None
     batchformer: dict[str, Any] | None = None
+    pretrained: str | None = None  # torchvision's V1 ImageNet weights of that network, from data/weights/
     epochs: Positive
     batch: Positive
     steps: Literal["ceil", "floor", "ceil+1"] | Positive = "ceil"
@@ -130,15 +153,16 @@ class Train(Strict):
     eval_every: NotNegative = 0
     snapshots_every: NotNegative = 0
     workers: NotNegative = 0
-    redraw: dict[str, Any] | None = None
-    meta: dict[str, Any] | None = None
+    redraw: Redraw | None = None
+    meta: MetaBatches | None = None
 
 
 class Subset(Strict):
-    """An index list drawn from a split: balanced by class, or determinantal from a model's probabilities."""
+    """An index list drawn from a split: balanced by class, or determinantal from what the stage `of` predicts."""
 
     verb: Literal["subset"] = "subset"
     rule: Choice
+    of: str | None = None
 
 
 class Merge(Strict):
@@ -153,7 +177,7 @@ class Merge(Strict):
 class Predict(Strict):
     verb: Literal["predict"] = "predict"
     batch: Positive = 256
-    outputs: list[Literal["features", "experts"]] = []
+    outputs: list[Literal["features", "experts", "weights"]] = []
     augment: Choice = Named(name="none")
     precision: Literal["fp32", "bf16"] = "fp32"
 
