@@ -203,9 +203,16 @@ STAGES: dict[str, type[Strict]] = {
 }
 
 
+def _flat(value: Any) -> Any:
+    """Lists in a list are one list: a table names its methods a line a paper."""
+    if not isinstance(value, list):
+        return value
+    return [name for entry in value for name in (entry if isinstance(entry, list) else [entry])]
+
+
 class Table(Strict):
     datasets: list[str]
-    methods: list[str]
+    methods: Annotated[list[str], BeforeValidator(_flat)]
     seeds: list[NotNegative] | None = None
     archs: dict[str, list[str]] = {}
     caption: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str,
         reason = "missing" if missing else f"shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
         raise UserError(f"{where}: {name}: {reason} ({len(missing)} missing, {len(wrong)} of another shape)")
     model.load_state_dict({k: state[k] if k in wanted else own[k] for k in own})
+
+
+def load_pretrained(model: nn.Module, arch: str) -> str:
+    """Start from torchvision's ImageNet weights (V1), kept in data/weights/; says which file that was."""
+    from lt.models.convert import import_torchvision
+    from lt.models.importing import torchvision_source
+
+    report = import_torchvision(Path("data/weights") / torchvision_source(arch)["file"], model, arch=arch)
+    return f"{report.meta['source']} (sha256 {report.sha256[:8]}): {len(report.loaded)} entries taken"
 
 
 def load_encoder(model: nn.Module, init: artefact.Artefact, *, seed: int) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from lt import artefact, distributed, engine, losses, models, optim, rng, tasks
+from lt import artefact, distributed, engine, models, optim, rng, tasks
 from lt.data import augment
 from lt.data.loader import Loader
 from lt.errors import UserError
-from lt.scratch import Scratch, hold, key_of
+from lt.scratch import Scratch, hold, home, key_of
 from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
 from lt.stages.networks import (
     check_groups,
@@ -28,6 +32,7 @@ from lt.stages.networks import (
     network_of,
     network_options,
 )
+from lt.stages.parts import loader_of, loss_of, meta_inputs
 from lt.stages.progress import Progress
 
 
@@ -54,11 +59,15 @@ def train(
     if teacher:
         inputs["teacher"] = artefact.read(teacher)
     key = key_of(artefact.dump(recipe.raw), *(a.digest for a in inputs.values()), str(index))
-    with distributed.ranks() as device, hold(out, key) as scratch:
+    with distributed.ranks() as device, distributed.main_holds(hold(out, key)) as held:
+        scratch = held or Scratch(home(out) / key)
         saved = scratch.load()
         threads = set_threads(saved["threads"] if saved else None)
         job = Job(recipe, inputs, index=index, device=device)
         with Progress(log, total=job.settings.epochs) as progress, engine.Stop().listen() as stop:
+            if job.settings.precision != recipe.params["precision"]:
+                asked = recipe.params["precision"]
+                progress.line(f"precision: {asked} is not native to this device; training in {job.settings.precision}")
             if job.loaded and not saved:
                 progress.line(f"{init}: {job.loaded}")
             if saved:
@@ -79,6 +88,7 @@ class Job:
 
     def __init__(self, recipe: Recipe, inputs: dict, *, index: int | None, device: torch.device) -> None:
         self.recipe, self.params, self.device = recipe, recipe.params, device
+        self.inputs, self.index = inputs, index
         self.seed = recipe.seed if index is None else rng.torch_seed(recipe.seed, "subset", index) >> 16
         _, self.split = open_split(inputs["split"].folder)
         self.indices = self.split.train
@@ -91,7 +101,9 @@ class Job:
         self.labels = self.split.relabel(self.source.labels)
         self.loaded: str | None = None
         self.model = self._model(inputs.get("init"))
-        self.loader = self._loader()
+        self.loader = self._loader(self.indices)
+        if self.params["redraw"]:  # found by name, as above
+            self.loader = importlib.import_module("lt.stages.redraw").build(self, self._loader)
         self.settings = self._settings()
         self.state = self._state(inputs.get("teacher"))
 
@@ -118,7 +130,7 @@ class Job:
         layout = torch.channels_last if p["channels_last"] else torch.contiguous_format
         return model.to(self.device, memory_format=layout)
 
-    def _loader(self) -> Loader:
+    def _loader(self, indices: np.ndarray) -> Loader:
         p = self.params
         micro = p["batch"] // p["accumulate"]
         if p["batch"] % (p["accumulate"] * distributed.world()):
@@ -127,23 +139,35 @@ class Job:
                 f"x {distributed.world()} ranks"
             )
         check_groups(p, world=distributed.world())
-        return Loader(
+        sampler = self._sampler(indices)
+        loader = loader_of(sampler)(
             self.source,
-            self.indices,
-            labels=self.labels[self.indices],
+            indices,
+            labels=self.labels[indices],
             preset=preset(p["augment"], self.recipe.data, p),
             batch_size=micro,
             seed=self.seed,
-            sampler=self._sampler(),
-            steps=steps_of(p["steps"], len(self.indices), micro),
+            sampler=sampler,
+            steps=steps_of(p["steps"], len(indices), micro),
             drop_last=p["steps"] == "floor",
             workers=p["workers"],
             device=self.device,
             rank=distributed.rank(),
             world=distributed.world(),
         )
+        smallest = loader.size(len(loader) - 1)
+        if smallest < distributed.world():
+            raise UserError(
+                f"batch: the last batch of an epoch has {smallest} images for {distributed.world()} ranks; "
+                "start fewer ranks"
+            )
+        if len(loader) < p["accumulate"]:
+            raise UserError(
+                f"accumulate: {p['accumulate']} micro-batches make a step, but an epoch has only {len(loader)}"
+            )
+        return loader
 
-    def _sampler(self) -> Any:
+    def _sampler(self, indices: np.ndarray) -> Any:
         chosen = self.params["sampler"]
         if not chosen:
             return None
@@ -151,7 +175,7 @@ class Job:
 
         return samplers.build(
             chosen["name"],
-            labels=self.labels[self.indices],
+            labels=self.labels[indices],
             num_classes=self.recipe.num_classes,
             source=rng.stream(self.seed, "sampler"),
             **options_of(chosen),
@@ -173,6 +197,8 @@ class Job:
             accumulate=p["accumulate"],
             clip=p["clip"],
             eval_every=p["eval_every"],
+            compile=p["compile"],
+            save_every_s=float(os.environ.get("LT_SAVE_EVERY_S", engine.SAVE_EVERY_S)),
         )
 
     def _state(self, teacher: artefact.Artefact | None) -> engine.TrainState:
@@ -180,15 +206,19 @@ class Job:
         parameters = optim.param_groups(
             self.model, weight_decay=p["weight_decay"], rule=p["groups"]["name"], **options_of(p["groups"])
         )
-        loss = losses.build(p["loss"]["name"], class_counts=counts, **options_of(p["loss"])).to(self.device)
+        optimizer = optim.optimizer(p["optimizer"]["name"], parameters, **options_of(p["optimizer"]))
+        loss = loss_of(p, counts, seed=self.seed).to(self.device)
         given = dict(p["task_options"])
+        if p["meta"]:
+            own = {"source": self.source, "params": p, "seed": self.seed, "num_classes": self.recipe.num_classes}
+            given |= meta_inputs(self.loader, optimizer, **own)
         if teacher is not None:
             given["teacher"] = network_of(teacher, self.recipe, self.device)
         task = tasks.build(p["task"], model=self.model, loss=loss, mix=self._mix(), **given)
         scaler = torch.amp.GradScaler(self.device.type) if self.settings.precision == "fp16" else None
         return engine.TrainState(
             model=self.model,
-            optimizer=optim.optimizer(p["optimizer"]["name"], parameters, **options_of(p["optimizer"])),
+            optimizer=optimizer,
             task=task,
             loader=self.loader,
             scaler=scaler,
@@ -213,13 +243,17 @@ class Job:
 
         def epoch_end(state: engine.TrainState) -> None:
             if every and state.epoch % every == 0 and distributed.is_main():
-                save_weights(self.weights(), scratch.folder / "snapshots" / f"epoch{state.epoch}.safetensors")
+                path = scratch.folder / "snapshots" / f"epoch{state.epoch}.safetensors"
+                try:
+                    save_weights(self.weights(), path)
+                except OSError as error:
+                    raise UserError(f"{path}: not written ({error.strerror}); run the same command again") from None
 
         return engine.Hooks(
             save=save,
             log=progress.epoch,
             validate=self._validator(),
-            capture=lambda state, batch, step: capture(scratch, self.recipe, state, batch, step),
+            capture=lambda state, batch, step: capture(scratch, self, batch, step),
             epoch_end=epoch_end,
             after_step=lambda state: progress.step(state.epoch, state.step, len(self.loader)),
         )
@@ -245,14 +279,15 @@ class Job:
         def validate(model: nn.Module) -> dict[str, float]:
             was = model.training
             model.eval()
-            hits = total = 0
+            counted = torch.zeros(2, dtype=torch.int64, device=self.device)  # hits, images
             with torch.no_grad(), engine.autocast(self.device, self.settings.precision):
                 for batch in loader.epoch(0):
                     batch = engine.to_device(batch, self.settings)
-                    hits += int((model(batch["image"]).argmax(1) == batch["target"]).sum())
-                    total += len(batch["target"])
+                    counted[0] += (model(batch["image"]).argmax(1) == batch["target"]).sum()
+                    counted[1] += len(batch["target"])
             model.train(was)
-            return {"val_top1": 100 * hits / max(total, 1)}
+            hits, images = distributed.total(counted).tolist()
+            return {"val_top1": 100 * hits / max(images, 1)}
 
         return validate
 
@@ -268,11 +303,13 @@ class Job:
             writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: "" if v is None else f"{v:.8g}" for k, v in row.items()} for row in history)
+        if self.params["redraw"]:
+            self.loader.write(draft / "draws")
         snapshots = scratch.folder / "snapshots"
         if snapshots.exists():
             (draft / "snapshots").mkdir()
-            for path in sorted(snapshots.iterdir()):
-                path.rename(draft / "snapshots" / path.name)
+            for path in sorted(snapshots.iterdir()):  # copied: a commit that fails is made again from here
+                shutil.copyfile(path, draft / "snapshots" / path.name)
         summary = {
             "epochs": self.settings.epochs,
             "updates": self.settings.epochs * (len(self.loader) // self.settings.accumulate),
@@ -335,10 +372,15 @@ def evaluation_loader(
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
+    except SafetensorError as error:  # Rust's wording of an error of the operating system
+        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+        raise OSError(number, str(error), str(path)) from None
 
 
 def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
@@ -349,12 +391,16 @@ def _average(model: nn.Module, decay: float | None) -> nn.Module | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def capture(scratch: Scratch, recipe: Recipe, state: engine.TrainState, batch: dict, step: engine.Step) -> str:
+def capture(scratch: Scratch, job: Job, batch: dict, step: engine.Step) -> str:
     """What `lt replay` needs to run the failing step again."""
     path = scratch.folder / "nonfinite.pt"
-    place = {"seed": step.seed, "epoch": step.epoch, "step": step.step, "rank": step.rank}
-    torch.save(
-        {"recipe": artefact.dump(recipe.raw), "state": state.state_dict(), "batch": batch, "step": place},
-        path,
-    )
+    content = {
+        "recipe": artefact.dump(job.recipe.raw),
+        "inputs": {name: str(opened.folder) for name, opened in job.inputs.items()},
+        "index": job.index,
+        "state": job.state.state_dict(),
+        "batch": batch,
+        "step": asdict(step),
+    }
+    torch.save(content, path)
     return str(path)

@@ -3,6 +3,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from lt.artefact import dump
 from lt.config import Config, Run, canonical
 from lt.errors import UserError
 from lt.stages import recipe as recipes
@@ -84,6 +85,7 @@ def model_of(wildcards):
 def branches(wildcards):
     run = run_of(wildcards)
     count = LT.stage(run, "merge").params.count
+    run, _ = LT.home(run, "branch")
     return [path_of(run, "branches", f"branch{i}") for i in range(count)]
 
 
@@ -91,6 +93,16 @@ def branches(wildcards):
 def predictions(wildcards):
     run, node = node_home(wildcards)
     return path_of(run, "predictions", "test", node)
+
+
+@asked
+def predicted(wildcards):
+    """What a drawing rule reads: the predictions of another stage of this run on the training images."""
+    of = LT.stage(run_of(wildcards), "subset").params.of
+    if of is None:
+        return []
+    run, home = LT.home(run_of(wildcards), of)
+    return path_of(run, "predictions", "train", home)
 
 
 @asked
@@ -110,12 +122,12 @@ def split_of(wildcards):
 
 @asked
 def stage_recipe(wildcards):
-    return canonical(recipes.of_stage(LT, run_of(wildcards), wildcards.stage))
+    return dump(recipes.of_stage(LT, run_of(wildcards), wildcards.stage)).rstrip()
 
 
 @asked
 def split_recipe(wildcards):
-    return canonical(recipes.of_split(LT, wildcards.dataset, int(wildcards.split)))
+    return dump(recipes.of_split(LT, wildcards.dataset, int(wildcards.split))).rstrip()
 
 
 @asked
