@@ -315,7 +315,12 @@ class Config:
 
     def own_stages(self, run: Run) -> list[str]:
         """The stages that live with this run, not shared from another."""
-        return [s for s in self._stage_names(run.method) if self.home(run, s) == (run, s)]
+        return [s for s in self.stages_of(run) if self.home(run, s) == (run, s)]
+
+    def stages_of(self, run: Run) -> list[str]:
+        """The stages that this run has: one that is declared empty (`stage1: {}`) exists where a layer fills it."""
+        filled = {name for _, layer in self.layers(run) for name, body in (layer.get("stages") or {}).items() if body}
+        return [s for s in self._stage_names(run.method) if s in filled or s in IMPLICIT]
 
     def _verb(self, method: str, stage: str) -> str:
         if stage in IMPLICIT:

@@ -235,9 +235,31 @@ def _pn_step(
     return prediction_normalisation(predictions["logits"], tau, stats=sums), {"tau": float(tau), **found}
 
 
-def _tau_norm_step(predictions: Stored, class_counts: np.ndarray, labels: Stored | None, *, tau: float = 1.0) -> Found:
+def _tau_norm_step(
+    predictions: Stored,
+    class_counts: np.ndarray,
+    labels: Stored | None,
+    *,
+    tau: float | str = 1.0,
+    tau_selected_on: str = "val",
+    taus: Sequence[float] = TAUS,
+) -> Found:
+    """`tau: tuned` takes the best of `taus` on the tuning split, or openly on the test split."""
+    if tau_selected_on not in ("val", "train", "test"):
+        raise UserError(f"posthoc tau_norm: tau_selected_on must be one of val, train, test, got '{tau_selected_on}'")
+    if isinstance(tau, str) and tau != "tuned":
+        raise UserError(f"posthoc tau_norm: tau must be a number or tuned, got '{tau}'")
     features, weights = (_stored(predictions, key, "tau_norm") for key in ("features", "weights"))
-    return tau_norm(features, weights, tau), {"tau": float(tau)}
+    found: dict[str, object] = {}
+    if tau == "tuned":
+        on = predictions if tau_selected_on == "test" else labels
+        if on is None:
+            raise UserError("posthoc tau_norm: tuned needs predictions of a tuning split (evaluate.tuning: val, train)")
+        other = _stored(on, "features", "tau_norm")
+        top1 = np.array([(tau_norm(other, weights, t).argmax(axis=1) == on["labels"]).mean() for t in taus])
+        tau, found["tau_selected_on"] = best_tau({"taus": np.asarray(taus), "top1": top1}), tau_selected_on
+        found["sweep"] = {"taus": [float(t) for t in taus], "top1": (100 * top1).tolist()}
+    return tau_norm(features, weights, tau), {"tau": float(tau), **found}
 
 
 def _ncm_step(

@@ -71,7 +71,7 @@ def shown(config: Config, run: Run, only: str | None = None) -> Iterator[str]:
     """Every stage with every number that is set, its origin, and the source that the recipe states."""
     arch_module(run.arch)
     yield f"run {run}   paper {config.meta(run.method, 'paper')}   reports {config.final_stage(run.method)}"
-    for name in [only] if only else config.stage_names(run.method):
+    for name in [only] if only else config.stages_of(run):
         yield from _stage(config, run, name)
 
 

@@ -110,18 +110,19 @@ class Cycling(Sampler):
 class ClassAware(Cycling):
     """The next class of a shuffled cycle, then `k` images of that class's own cycle.
 
-    Cycles go on from epoch to epoch; the position within the k starts anew.
+    Cycles go on from epoch to epoch; the position within the k starts anew. `discard` images more are drawn at the
+    end of every epoch and dropped: BaGMar's loop fetches one batch that it does not use.
     """
 
-    def __init__(self, *, labels: object, num_classes: int, source: object, k: int = 4) -> None:
+    def __init__(self, *, labels: object, num_classes: int, source: object, k: int = 4, discard: int = 0) -> None:
         super().__init__(labels=labels, num_classes=num_classes, source=source)
-        if k < 1:
-            raise UserError(f"class_aware: k must be 1 or more, got {k}")
-        self.k = int(k)
+        if k < 1 or discard < 0:
+            raise UserError(f"class_aware: k must be 1 or more and discard not negative, got {k}, {discard}")
+        self.k, self.discard = int(k), int(discard)
         self.classes = Cycle(self.present)
 
     def epoch(self, epoch: int, length: int) -> np.ndarray:
-        visits = -(-length // self.k)
+        visits = -(-(length + self.discard) // self.k)
         indices = np.empty(visits * self.k, dtype=np.int64)
         at = 0
         for _ in range(visits):

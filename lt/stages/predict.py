@@ -28,6 +28,8 @@ def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: s
         arrays, size = collect(network, *found, recipe=recipe, stage=stage, device=device)
         if distributed.is_main():
             with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
+                if "weights" in recipe.params["outputs"] and isinstance(network.head, torch.nn.Linear):
+                    arrays["weights"] = network.head.weight.detach().float().cpu().numpy()
                 np.savez(draft / "predictions.npz", **arrays)
                 draft.extra = {"part": part, "threads": threads, "device": str(device)}
                 draft.extra |= effort(network, size, arrays)

@@ -81,7 +81,7 @@ LABELLED = ("classify", "experts", "two_streams")
 
 def _epochs(config: Config, run: Run) -> int | None:
     """Epochs of the first stage that trains the backbone on labels."""
-    for name in config.stage_names(run.method):
+    for name in config.stages_of(run):
         home, stage = config.home(run, name)
         verb, params, _ = _params(config, home, stage)
         if verb == "train" and params["task"] in LABELLED:
@@ -92,7 +92,7 @@ def _epochs(config: Config, run: Run) -> int | None:
 def _resolution(config: Config, run: Run) -> int | None:
     """The image size of the last training stage, where it is not the data set's."""
     found = None
-    for name in config.stage_names(run.method):
+    for name in config.stages_of(run):
         _, params, _ = _params(config, *config.home(run, name))
         found = (params.get("image") or {}).get("size", found)
     return found
@@ -100,6 +100,11 @@ def _resolution(config: Config, run: Run) -> int | None:
 
 def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
     """What a table says of a run before it reads its metrics."""
+def _number(value: Any) -> float | None:
+    """A tau that is still to be tuned is none."""
+    return value if isinstance(value, int | float) else None
+
+
     data, posthoc = config.dataset(run.dataset), config.stage(run, "evaluate").params.posthoc
     _, overlay = config.split_overlay(run.dataset)
     why = data.why_not or (f"overlay {overlay}" if overlay else "")
@@ -112,7 +117,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "resolution": _resolution(config, run) or data.image.size,
         "epochs": _epochs(config, run),
         "seed": run.seed,
-        "tau": posthoc.options().get("tau") if posthoc else None,
+        "tau": _number(posthoc.options().get("tau")) if posthoc else None,
         "holdout": run.dataset.endswith("_holdout"),
         "not_comparable": why or config.meta(run.method, "why_not") or None,
     }

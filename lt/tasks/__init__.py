@@ -14,6 +14,7 @@ TASKS = {
     "route": "lt.tasks.route:Route",  # RIDE's expert assignment
     "two_streams": "lt.tasks.two_streams:TwoStreams",  # BatchFormer on a plain network
     "contrast": "lt.tasks.contrast:Contrast",
+    "meta": "lt.tasks.meta:Meta",  # BALMS
     "reconstruct": "lt.tasks.reconstruct:Reconstruct",
 }
 

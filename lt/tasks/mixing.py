@@ -28,9 +28,10 @@ class Mixup:
         source = stream(step.seed, "mixup", step.epoch, step.step, step.rank)
         mix = mixes.draw_mixup(source, len(images), self.alpha)
         other = target[torch.from_numpy(mix.perm).to(target.device)]
+        from lt.losses.mixup import mixed
 
         def criterion(logits: Tensor) -> Tensor:
-            return mix.lam * loss(logits, target) + (1.0 - mix.lam) * loss(logits, other)
+            return mixed(loss, logits, target, other, mix.lam)
 
         return mixes.apply(images, mix), criterion
 

@@ -64,6 +64,17 @@ def stage(name):
     return find
 
 
+def optional(name):
+    """The same, where this run has that stage at all."""
+
+    @asked
+    def find(wildcards):
+        run = run_of(wildcards)
+        return stage(name)(wildcards) if name in LT.stages_of(run) else []
+
+    return find
+
+
 def node_home(wildcards):
     """Where a node of this run lives: `branch3` is the stage `branch`, number 3."""
     node, stem = wildcards.node, wildcards.node.rstrip("0123456789")
