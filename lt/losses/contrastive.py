@@ -71,9 +71,8 @@ def bns_eq12(first: Tensor, second: Tensor, labels: Tensor, *, tau: float = 0.5)
 class Views(Loss):
     """A loss on the projections of two views, as a task calls it: `loss(first, second, labels)`."""
 
-    def __init__(self, class_counts: object, *, tau: float = 0.5) -> None:
-        super().__init__()
-        self.tau = tau
+    name: str
+    tau: float
 
     def forward(self, first: Tensor, second: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:
@@ -84,9 +83,17 @@ class Views(Loss):
 class Bns(Views):
     name = "bns"
 
+    def __init__(self, class_counts: object, *, tau: float = 0.5) -> None:
+        super().__init__()
+        self.tau = tau
+
 
 class BnsEq12(Views):
     name = "bns_eq12"
+
+    def __init__(self, class_counts: object, *, tau: float = 0.5) -> None:
+        super().__init__()
+        self.tau = tau
 
 
 CONTRASTIVE: dict[str, Callable[..., Tensor]] = {"bns": bns, "bns_eq12": bns_eq12}

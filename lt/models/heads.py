@@ -193,9 +193,9 @@ class NCM(nn.Module):
         return logits.masked_fill(~self.present, torch.finfo(logits.dtype).min)
 
 
-def projector(feature_dim: int, num_classes: int = 128, *, hidden: int = 2048) -> nn.Module:
-    """SimCLR's two-layer projection; `num_classes` is the width of the embedding."""
-    return nn.Sequential(nn.Linear(feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+def projector(feature_dim: int, num_classes: int = 128, *, hidden: int = 2048, width: int | None = None) -> nn.Module:
+    """SimCLR's two-layer projection to an embedding of `width`, where given in place of `num_classes`."""
+    return nn.Sequential(nn.Linear(feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, width or num_classes))
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {

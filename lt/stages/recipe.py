@@ -55,6 +55,8 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
         found.add("lt.models.batchformer")
     if params.get("bn_group"):
         found.add("lt.models.batch_groups")
+    if params.get("redraw"):
+        found.add("lt.stages.redraw")
     if params.get("imported"):
         found.add("lt.stages.importing")
     return tuple(sorted(found))
@@ -98,13 +100,13 @@ def _resolution(config: Config, run: Run) -> int | None:
     return found
 
 
-def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
-    """What a table says of a run before it reads its metrics."""
 def _number(value: Any) -> float | None:
     """A tau that is still to be tuned is none."""
     return value if isinstance(value, int | float) else None
 
 
+def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
+    """What a table says of a run before it reads its metrics."""
     data, posthoc = config.dataset(run.dataset), config.stage(run, "evaluate").params.posthoc
     _, overlay = config.split_overlay(run.dataset)
     why = data.why_not or (f"overlay {overlay}" if overlay else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,9 @@ def subset(
     chosen = recipe.params["rule"]
     options = {k: v for k, v in chosen.items() if k != "name"}
     draw = RULES[chosen["name"]]
+    if isinstance(draw, str):
+        module, _, name = draw.partition(":")
+        draw = getattr(importlib.import_module(module), name)
     positions = draw(source, lists, index=index, seed=recipe.seed, inputs=inputs, **options)
     with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
         np.save(draft / "indices.npy", positions.astype(np.int64), allow_pickle=False)
@@ -55,4 +59,8 @@ def official(source: Any, lists: Any, *, index: int, seed: int, inputs: dict, da
     return lists.train[balanced.official(dataset, k, index, train_list=lines)]
 
 
-RULES: dict[str, Callable[..., np.ndarray]] = {"balanced": drawn, "official": official}
+RULES: dict[str, Callable[..., np.ndarray] | str] = {
+    "balanced": drawn,
+    "official": official,
+    "dpp": "lt.stages.determinantal:drawn",  # by name: its code is no part of what the other rules run
+}

@@ -111,12 +111,12 @@ class Job:
         p = self.params
         arch, options = p["net"] or self.recipe.raw["arch"], network_options(self.recipe.data, p)
         model = models.build(arch, self.recipe.num_classes, seed=rng.torch_seed(self.seed, "init"), **options)
+        if p["pretrained"] and init is None:
+            self.loaded = load_pretrained(model, p["pretrained"])
         if p["batchformer"] is not None:
             models.add_batchformer(model, seed=rng.torch_seed(self.seed, "init", "batchformer"), **p["batchformer"])
         if p["bn_group"]:
             models.group_norms(model, p["bn_group"])
-        if p["pretrained"] and init is None:
-            self.loaded = load_pretrained(model, p["pretrained"])
         if init is not None and p["load"] == "mgp":
             self.loaded = load_encoder(model, init, seed=self.seed)
         elif init is not None:
