@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from lt.errors import EXIT_USER
 
 
 def rank() -> int:
@@ -76,9 +80,41 @@ def total(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """True on every rank if it is true on one: a signal reaches only some."""
-    return bool(total(torch.tensor(float(flag), device=device)) > 0) if world() > 1 else flag
+def agree(*flags: bool, device: torch.device) -> tuple[bool, ...]:
+    """Each flag, true on every rank if it is true on one; one reduction for all of them."""
+    if world() == 1:
+        return flags
+    return tuple((total(torch.tensor(flags, dtype=torch.float32, device=device)) > 0).tolist())
+
+
+def same_buffers(model: nn.Module) -> None:
+    """Rank 0's buffers on every rank: running statistics are gathered apart, but one network is judged."""
+    if world() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+@contextlib.contextmanager
+def main_holds(context: contextlib.AbstractContextManager) -> Iterator[Any]:
+    """Enter a context on rank 0; the others wait for it, and leave without a word where it is refused."""
+    if world() == 1:
+        with context as held:
+            yield held
+        return
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if not is_main():
+        if agree(False, device=device)[0]:
+            sys.exit(EXIT_USER)
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            held = stack.enter_context(context)
+        except BaseException:
+            agree(True, device=device)
+            raise
+        agree(False, device=device)
+        yield held
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

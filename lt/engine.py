@@ -82,6 +82,9 @@ class TrainState:
             self.ema.load_state_dict(state["ema"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.seen, self.history = state["seen"], list(state["history"])
+        if self.seen is not None:  # the saved sums are those of all ranks: one goes on with them
+            device = next(self.model.parameters()).device
+            self.seen = self.seen.to(device) * float(distributed.is_main())
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Settings:
     accumulate: int = 1
     clip: float | None = None
     eval_every: int = 0
+    compile: bool = False
     save_every_s: float = SAVE_EVERY_S
 
 
@@ -166,58 +170,88 @@ def to_device(batch: dict[str, Any], settings: Settings) -> dict[str, Any]:
 def fit(state: TrainState, settings: Settings, hooks: Hooks, stop: Stop) -> TrainState:
     """Train from where the state stands to the last epoch."""
     network = distributed.wrap(state.model, settings.device)
-    saved = time.monotonic()
+    network = torch.compile(network) if settings.compile else network
+    saved, failure = time.monotonic(), None
     while state.epoch < settings.epochs:
         state.model.train()
         state.task.start_epoch(state.epoch)
         started = time.monotonic()
         for batch in state.loader.epoch(state.epoch, start=state.step):
             step = Step(settings.seed, state.epoch, state.step, distributed.rank())
-            _micro_step(state, network, to_device(batch, settings), step, settings, hooks)
+            failure = _micro_step(state, network, to_device(batch, settings), step, settings, hooks) or failure
+            if failure and distributed.world() == 1:
+                raise NonFinite(failure)
             if state.step % settings.accumulate:
                 continue
+            due = time.monotonic() - saved >= settings.save_every_s
+            failed, stopping, due = distributed.agree(
+                bool(failure), stop.signal is not None, due, device=settings.device
+            )
+            if failed:
+                raise NonFinite(failure or "the loss of another rank is not finite; nothing was updated")
+            _update(state, settings)
             hooks.after_step(state)
-            if distributed.any_rank(stop.signal is not None, settings.device):
-                hooks.save(state)
-                name = signal.Signals(stop.signal).name if stop.signal else "another rank"
-                raise Interrupted(
-                    f"stopped by {name} in epoch {state.epoch + 1}, step {state.step}; "
-                    "state saved, run the same command again"
-                )
-            if time.monotonic() - saved >= settings.save_every_s:
-                hooks.save(state)
+            if stopping or due:
+                _save(state, hooks)
                 saved = time.monotonic()
-        _close_epoch(state, settings, hooks, time.monotonic() - started)
+            if stopping:
+                raise Interrupted(_stopped(state, stop))
+        _close_epoch(state, settings, hooks, time.monotonic() - started, failure)
+    _save(state, hooks)  # what follows may fail for want of space; it then costs no training
     return state
+
+
+def _save(state: TrainState, hooks: Hooks) -> None:
+    """All ranks come here at the same step; what is saved of the epoch's sums is those of all."""
+    own = state.seen
+    state.seen = None if own is None else distributed.total(own)
+    hooks.save(state)
+    state.seen = own
+
+
+def _stopped(state: TrainState, stop: Stop) -> str:
+    name = signal.Signals(stop.signal).name if stop.signal else "another rank"
+    place = f"epoch {state.epoch + 1}, step {state.step}"
+    return f"stopped by {name} in {place}; state saved, run the same command again"
 
 
 def _micro_step(
     state: TrainState, network: nn.Module, batch: dict, step: Step, settings: Settings, hooks: Hooks
-) -> None:
-    """Forward, backward and, at the end of an accumulation, the update."""
+) -> str | None:
+    """Forward and backward; says what is wrong if the loss is not finite."""
     first = step.step % settings.accumulate == 0
     last = (step.step + 1) % settings.accumulate == 0
     if first:
         state.optimizer.zero_grad(set_to_none=True)
+        lr = settings.schedule(step.epoch, step.step)
         for group in state.optimizer.param_groups:
-            group["lr"] = settings.schedule(step.epoch, step.step) * group.get("lr_scale", 1.0)
+            group["lr"] = lr * group.get("lr_scale", 1.0)
     if state.task.stochastic:  # dropout and drop path know only torch's own generator
         torch.manual_seed(rng.torch_seed(step.seed, "dropout", step.epoch, step.step, step.rank))
+    failure = None
     with autocast(settings.device, settings.precision), distributed.no_sync(network, not last):
         result = state.task(network, batch, step)
-        loss = result["loss"]
-        if not math.isfinite(loss.item()):
+        loss, value = result["loss"], result["loss"].item()
+        if not math.isfinite(value):
             place = hooks.capture(state, batch, step)
-            raise NonFinite(
-                f"the loss is {loss.item()} in epoch {step.epoch + 1}, step {step.step + 1}; nothing was updated; "
+            failure = (
+                f"the loss is {value} in epoch {step.epoch + 1}, step {step.step + 1}; nothing was updated; "
                 f"captured: lt replay {place}"
             )
-        scaled = loss / settings.accumulate
+            if distributed.world() == 1:
+                return failure
+        scaled = loss * _share(state, batch, step) / settings.accumulate
         (state.scaler.scale(scaled) if state.scaler else scaled).backward()
     state.step += 1
     _count(state, result, batch["target"])
-    if last:
-        _update(state, settings)
+    return failure
+
+
+def _share(state: TrainState, batch: dict, step: Step) -> float:
+    """DDP takes the mean over ranks: a rank with fewer images of a ragged batch must weigh less in it."""
+    if distributed.world() == 1:
+        return 1.0
+    return len(batch["target"]) * distributed.world() / state.loader.size(step.step)
 
 
 def _update(state: TrainState, settings: Settings) -> None:
@@ -246,10 +280,14 @@ def _count(state: TrainState, result: dict[str, Tensor], target: Tensor) -> None
         state.seen[3] += size
 
 
-def _close_epoch(state: TrainState, settings: Settings, hooks: Hooks, seconds: float) -> None:
+def _close_epoch(
+    state: TrainState, settings: Settings, hooks: Hooks, seconds: float, failure: str | None = None
+) -> None:
     """Write the epoch's row, validate where the recipe asks, and move on. An unfinished accumulation is dropped."""
     sums = torch.zeros(4, dtype=torch.float64) if state.seen is None else state.seen.to(settings.device)
     loss, images, hits, judged = distributed.total(sums).tolist()
+    if not math.isfinite(loss):  # only in the micro-batches of a tail that no update saw
+        raise NonFinite(failure or "the loss of another rank is not finite")
     row = {
         "epoch": state.epoch + 1,
         "lr": max(g["lr"] for g in state.optimizer.param_groups),
@@ -259,7 +297,9 @@ def _close_epoch(state: TrainState, settings: Settings, hooks: Hooks, seconds: f
     state.epoch, state.step, state.seen = state.epoch + 1, 0, None
     last = state.epoch == settings.epochs
     if hooks.validate and settings.eval_every and (state.epoch % settings.eval_every == 0 or last):
-        row.update(hooks.validate(state.ema.module if state.ema else state.model))
+        model = state.ema.module if state.ema else state.model
+        distributed.same_buffers(model)
+        row.update(hooks.validate(model))
     state.history.append(row)
     hooks.log({**row, "seconds": seconds, "images_per_s": images / max(seconds, 1e-9)})
     hooks.epoch_end(state)

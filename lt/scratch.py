@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import pickle
 import shutil
 import socket
 import sys
@@ -81,7 +82,8 @@ class Scratch:
             path = self._path(number)
             stated = path.with_suffix(".sha256")
             if stated.exists() and stated.read_text().strip() == sha256(path):
-                return torch.load(path, map_location=device, weights_only=True)
+                with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError):  # no state of ours
+                    return torch.load(path, map_location=device, weights_only=True)
             print(f"lt: {path}: damaged; going back to the state before it", file=sys.stderr, flush=True)
         return None
 
@@ -91,18 +93,8 @@ def hold(out: str | Path, key: str) -> Iterator[Scratch]:
     """Hold a stage: one process at a time. The folder goes when the work inside succeeds, and only then."""
     base = home(out)
     folder = base / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(base / "lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise UserError(f"{out}: already being made by {owner}; end that job first") from None
-        lock.truncate(0)
-        job = os.environ.get("SLURM_JOB_ID")
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))
-        lock.flush()
+    with _locked(base, str(out)):
+        folder.mkdir(parents=True, exist_ok=True)
         for other in base.iterdir():
             if other.is_dir() and other != folder and list(other.glob("state-*.pt")):
                 print(f"lt: {other}: state of another recipe or input; starting afresh", file=sys.stderr)
@@ -112,3 +104,26 @@ def hold(out: str | Path, key: str) -> Iterator[Scratch]:
         with contextlib.suppress(OSError):
             if parent != ROOT.parent:
                 parent.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(base: Path, out: str) -> Iterator[None]:
+    """The kernel frees the lock of a process that dies, however it dies."""
+    path = base / "lock"
+    while True:
+        base.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "another process"
+                raise UserError(f"{out}: already being made by {owner}; end that job first") from None
+            if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
+                continue  # the owner before finished between our open and our lock, and took the file with it
+            job = os.environ.get("SLURM_JOB_ID")
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}" + (f" (SLURM job {job})" if job else ""))
+            lock.flush()
+            yield
+            return

@@ -188,6 +188,10 @@ class Loader:
         """Steps per epoch."""
         return self.steps
 
+    def size(self, step: int) -> int:
+        """Images of the global batch of a step, over all ranks."""
+        return min(self.batch_size, self._length - step * self.batch_size)
+
     def state_dict(self) -> dict[str, Any]:
         """The sampler as it stood before the epoch under way: a restart draws that epoch's order again."""
         return copy.deepcopy(self._begun)

@@ -252,7 +252,7 @@ class BaGMar(Loss):
         rest = mass.scatter(1, target[:, None], 0.0)
         rows = (_by_class(own, target, rest), _by_class(rest.sum(1), target, rest), rest.sum(0))
         step = torch.stack(rows).to(self.pending.dtype)
-        self.pending += _mean_over_ranks(step) / self.micro_batches
+        self.pending += _mean_over_ranks(step, len(target)) / self.micro_batches
         self.waiting += 1
         if self.waiting < self.micro_batches:
             return
@@ -277,9 +277,12 @@ def _sum_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
-def _mean_over_ranks(x: Tensor) -> Tensor:
-    """Each rank divides by its own batch and DDP averages the gradients: so do the statistics."""
-    return _sum_over_ranks(x) / torch.distributed.get_world_size() if _distributed() else x
+def _mean_over_ranks(x: Tensor, images: int) -> Tensor:
+    """Each rank divides by its own batch; the mean over the global batch weighs them by their images."""
+    if not _distributed():
+        return x
+    weighed = _sum_over_ranks(torch.cat([x.flatten() * images, x.new_tensor([images])]))
+    return (weighed[:-1] / weighed[-1]).view_as(x)
 
 
 def _as_it_is(gradient: Tensor, target: Tensor, ratio: Tensor) -> Tensor:
