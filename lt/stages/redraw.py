@@ -94,6 +94,9 @@ class Redrawn:
     def batch_size(self) -> int:
         return self.loader.batch_size
 
+    def size(self, step: int) -> int:
+        return self.loader.size(step)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of this epoch from step `start` on, after a draw where one is due and not yet made."""
         if epoch in self.when and len(self.draws) == self.when.index(epoch):
