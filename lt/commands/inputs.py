@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt.config import Config
+from lt.config import RUN, Config, Run
 from lt.data import cifar_files, sources
 from lt.data.lists import OFFICIAL, find_list, known_files
 from lt.errors import UserError
@@ -89,7 +89,19 @@ def missing_inputs(config: Config, datasets: Iterable[str], stages: Iterable[str
         lines.update(dict.fromkeys(each.line for each in found if each.path is None))
     wanted = set(stages)
     lines.update(dict.fromkeys(i.line for stage, i in weights_of(config) if stage in wanted and i.path is None))
+    lines.update(dict.fromkeys(_pretrained(config, wanted)))
     return list(lines)
+
+
+def _pretrained(config: Config, stages: Iterable[str]) -> Iterator[str]:
+    """torchvision's weights that one of these stages starts from."""
+    for path in stages:
+        run, _, stage = path.rpartition("/")
+        if not RUN.fullmatch(run) or stage not in config.stage_names(run.split("/")[1]):
+            continue
+        arch = getattr(config.stage(Run.parse(run), stage).params, "pretrained", None)
+        if arch and not any(WEIGHTS.glob(f"{arch}-*.pth")):
+            yield f"{arch}: no ImageNet weights in {WEIGHTS}; where to get them: lt doctor"
 
 
 def missing_for(config: Config, outputs: Iterable[str]) -> list[str]:
