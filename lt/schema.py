@@ -219,13 +219,16 @@ class Table(Strict):
 
 
 class Grid(Strict):
-    """What `dvc repro` keeps up to date: the product of these lists."""
+    """What `dvc repro` keeps up to date: the product of these lists, with the methods of each paper.
+
+    `tables`: each table and the folder of metrics that it waits for.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
     datasets: list[str]
     archs: list[str]
     seeds: list[NotNegative]
-    tables: list[str]
+    tables: dict[str, str]
 
 
 class Params(Strict):

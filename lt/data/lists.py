@@ -59,6 +59,11 @@ def read_list(path: Path | str, *, prefix: Mapping[str, str] | None = None) -> I
     return ImageList(path, paths, labels, digest)
 
 
+def file_digest(path: Path | str) -> str:
+    """The digest that `read_list` gives, without reading the list."""
+    return hashlib.sha256(_bytes(Path(path))).hexdigest()
+
+
 def _columns(raw: bytes, text: str) -> tuple[list[str], np.ndarray] | None:
     """The official form by columns: plain text, one space a line, at most 9 digits after it; else None."""
     data = np.frombuffer(raw.rstrip(b"\n") + b"\n", dtype=np.uint8)

@@ -18,6 +18,7 @@ DATA_OF = {  # what a verb needs to know of its data set; nothing else may make 
     "predict": ("source", "family", "num_classes", "image", "lists", "prefix"),
     "evaluate": ("family", "num_classes", "shots"),
 }
+LISTS = Path("data") / "lists"
 NOT_FOR_SPLIT = ("image", "shots", "comparable", "why_not")
 
 
@@ -36,7 +37,25 @@ def of_split(config: Config, dataset: str, number: int) -> dict[str, Any]:
     """The recipe of `results/<dataset>/split<k>`."""
     digest = code.digest("scripts/split.py")
     return {"stage": "split", "verb": "split", "dataset": dataset, "seed": number, "code": digest,
-            "data": _data(config, dataset, "split"), "params": {}}  # fmt: skip
+            "data": _data(config, dataset, "split"), "lists": list_digests(config, dataset, "train"),
+            "params": {}}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def list_digests(config: Config, dataset: str, *parts: str) -> dict[str, str]:
+    """Digests of the list files in data/lists. Lists beside the images are not looked at before the split is made."""
+    data = config.dataset(dataset)
+    if data.source not in ("list", "imagenet_bal"):
+        return {}
+    from lt.data.lists import OFFICIAL, file_digest
+
+    if data.source == "imagenet_bal":  # only its test part is a list
+        parts, official = tuple(p for p in parts if p != "train"), OFFICIAL["imagenet_lt"]
+    else:
+        official = OFFICIAL.get(data.family, {})
+    names = {**official, **data.lists}
+    files = {part: LISTS / names[part] for part in parts if part in names}
+    return {part: file_digest(file) for part, file in files.items() if file.is_file()}
 
 
 @functools.lru_cache(maxsize=65536)
@@ -65,7 +84,9 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
 def of_stage(config: Config, run: Run, stage: str) -> dict[str, Any]:
     """The recipe of one stage of one run."""
     verb, params, modules = _params(config, run, stage)
+    lists = {"lists": list_digests(config, run.dataset, "val", "test")} if verb == "predict" else {}
     return {
+        **lists,
         "stage": stage,
         "verb": verb,
         "dataset": run.dataset,

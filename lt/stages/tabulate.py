@@ -1,4 +1,4 @@
-"""`tabulate`: metrics of many runs beside the published numbers -> results/tables/<table>.csv, .md, .tex. No torch."""
+"""`tabulate`: metrics of many runs beside the published numbers -> results/tables/<table>.csv, .md, .tex, .json. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lt import published, tables
+from lt.artefact import dump, write_text
 from lt.stages.common import Recipe
+
+HEADLINE = ("top1", "many", "medium", "few", "hm", "gm")
 
 
 def tabulate(recipe: str | Path, *, out: str | Path) -> None:
@@ -16,6 +19,20 @@ def tabulate(recipe: str | Path, *, out: str | Path) -> None:
     frame = tables.tabulate([row_of(row) for row in opened["rows"]], published.load(), opened["table"])
     for suffix in (".csv", ".md", ".tex"):
         tables.write(frame, Path(out).with_suffix(suffix))
+    write_text(Path(out).with_suffix(".json"), dump(summary(frame.to_dict("records"))))
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over seeds, one entry a method: what `dvc metrics show` and `diff` read.
+
+    Data set, network and choice of epoch stand in an entry's name only where they differ within the table.
+    """
+    means = [row for row in rows if row["seed"] == "mean"]
+    parts = [k for k in ("set", "method", "arch", "selected_on") if k == "method" or len({r[k] for r in means}) > 1]
+    return {
+        " ".join(str(row[k]) for k in parts): {k: round(row[k], 4) for k in HEADLINE if row.get(k) is not None}
+        for row in means
+    }
 
 
 def row_of(row: dict[str, Any]) -> dict[str, Any]:

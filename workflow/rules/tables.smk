@@ -26,6 +26,7 @@ rule tabulate:
         ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
+        json="results/tables/{table}.json",
     log:
         "logs/tables/{table}.log",
     benchmark:
