@@ -75,7 +75,11 @@ def open_split(path: str | Path) -> tuple[artefact.Artefact, Any]:
 
 def open_model(path: str | Path) -> tuple[artefact.Artefact, dict[str, Any]]:
     """The weights of a finished stage."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     opened = artefact.read(path)
-    return opened, load_file(opened / "model.safetensors")
+    try:
+        return opened, load_file(opened / "model.safetensors")
+    except SafetensorError:
+        raise UserError(f"{opened / 'model.safetensors'}: not a safetensors file; run its stage again") from None

@@ -106,8 +106,8 @@ def install() -> None:
     around(os, "replace", before="replace", after="replaced", when=states)
     around(artefact, "_swap", before="swap", after="swapped")
     around(artefact, "_swap", before="full", action=no_space)
-    around(engine, "_update", after="SIGTERM", action=lambda: os.kill(os.getpid(), signal.SIGTERM))
-    around(engine, "_update", after="SIGUSR1", action=lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    around(engine, "_micro_step", after="SIGTERM", action=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    around(engine, "_micro_step", after="SIGUSR1", action=lambda: os.kill(os.getpid(), signal.SIGUSR1))
     around(engine, "_update", after="stand", action=lambda: os.kill(os.getpid(), signal.SIGSTOP))
     if PLACE == "unsaved":
         around(os, "fsync", before="unsaved", action=no_space)
