@@ -1,0 +1,142 @@
+"""RIDE and BatchFormer in the graph: documented commands, the shared teacher, small rows, large sets in miniature."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lt.config import Run, load
+from lt.data.lists import OFFICIAL
+from lt.data.rehearse import images_for_list, rehearse
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("lt", "scripts", "workflow", "profiles", "Snakefile", "params.yaml", "environment.yml")
+PAGE = (ROOT / "docs" / "ride.md").read_text()
+COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
+OURS = ("ride2", "ride3", "ride4", "ride6", "ride3_distill", "ride4_distill", "ride3_bf", "ride3_distill_bf")
+ROUTED = ("ride2_ea", "ride3_ea", "ride4_ea", "ride3_distill_ea", "ride4_distill_ea")
+OTHERS = ("ride_bf_add1", "ldam_drw", "bs_bf")
+TEST_IMAGES = 8
+
+
+def checkout(folder: Path) -> Path:
+    for name in PARTS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "LT_DATA_ROOT"} | {"OMP_NUM_THREADS": "1"}
+    if data:
+        environment["LT_DATA_ROOT"] = str(data)
+    command = [sys.executable, "-m", "snakemake", *given]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=1800)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("ride"))
+
+
+def test_the_page_names_every_recipe_and_each_recipe_is_there() -> None:
+    recipes = set(load(ROOT / "params.yaml").params.recipes)
+    named = set(re.findall(r"`((?:ride|bs_bf|ldam_drw)[a-z0-9_]*)`", PAGE)) & recipes
+    assert named == {*OURS, *ROUTED, *OTHERS}
+
+
+def test_every_documented_path_is_a_stage_that_the_recipes_have() -> None:
+    config, found = load(ROOT / "params.yaml"), 0
+    for path in re.findall(r"results/(?!tables)([a-z0-9_/]+)/manifest\.json", PAGE):
+        parts = path.removeprefix("metrics/").split("/")
+        run, stage = Run.parse("/".join(parts[:4])), parts[4]
+        assert stage in config.stage_names(run.method) and run.arch in config.archs(run.method, run.dataset), path
+        assert config.stage(run, stage).params.epochs >= 1
+        found += 1
+    assert found >= 15
+
+
+def test_students_share_one_teacher(tree: Path) -> None:
+    wanted = [f"results/digits/{m}/resnet8/seed0/stage1/manifest.json" for m in ("ride3_distill", "ride3_distill_bf")]
+    done = snakemake(tree, "-n", *wanted)
+    assert done.returncode == 0, done.stderr
+    plan = done.stdout + done.stderr
+    assert plan.count("output: results/digits/ride6/resnet8/seed0/stage1/manifest.json") == 1
+    assert re.search(r"\nride_stage1 +3\n", plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_documented_command_has_a_plan(tree: Path, command: str) -> None:
+    done = snakemake(tree, "-n", *command.split()[1:])
+    assert done.returncode == 0, done.stderr
+    assert "ride_stage1" in done.stdout + done.stderr or "ldam_drw" in command
+
+
+@pytest.mark.slow
+def test_the_router_spends_between_one_and_all_experts_on_digits(tmp_path: Path) -> None:
+    tree = checkout(tmp_path)
+    wanted = [f"results/metrics/digits/{m}/resnet8/seed0/{s}/manifest.json" for m, s in
+              (("ride3_ea", "ea"), ("ride3", "stage1"), ("ride3_bf", "stage1"))]  # fmt: skip
+    done = snakemake(tree, "--cores", "2", *wanted)
+    assert done.returncode == 0, done.stderr
+    routed, plain, former = (json.loads((tree / w).with_name("metrics.json").read_text()) for w in wanted)
+    shares = routed["experts_used"]["all"]
+    assert 1 < routed["experts"] < 3 and sum(s > 0 for s in shares) >= 2 and sum(shares) == pytest.approx(1)
+    assert plain["experts"] == 3 and plain["metrics"]["top1"] > 85 and former["metrics"]["top1"] > 85
+    assert abs(routed["metrics"]["top1"] - plain["metrics"]["top1"]) < 3
+    assert 0 < routed["gmacs"] < plain["gmacs"] and plain["gmacs_published"] < plain["gmacs"]
+
+
+def small_tree(family: str, root: Path) -> None:
+    """One training image a class, and a handful of test images: every one of them passes through the whole net."""
+    rehearse(family, root / family, cap=1, test_per_class=1, pixels="none")
+    for part, name in OFFICIAL[family].items():
+        file = root / family / name
+        if part != "train":
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[:TEST_IMAGES]))
+        images_for_list(root / family, file, size=24)
+
+
+CASES = {  # data set: (methods, networks)
+    "cifar100_lt_if100": ((*OURS, *ROUTED, *OTHERS), ["resnet32"]),
+    "imagenet_lt": ((*OURS, *ROUTED, "ldam_drw", "bs_bf"), ["resnet10"]),
+    "imagenet_lt/bottlenecks": (("ride3_bf", "ride3_ea"), ["resnet50", "resnext50"]),
+    "inat18": (("ride3_distill_ea", "ride3_bf", "ldam_drw", "bs_bf"), ["resnet50"]),
+    "places_lt": (("bs_bf",), ["resnet152"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, case: str) -> None:
+    (methods, archs), dataset = CASES[case], case.split("/")[0]
+    data, tree = tmp_path / "data", checkout(tmp_path / "tree")
+    if dataset.startswith("cifar"):
+        rehearse("cifar100_lt", data / "cifar100", test_per_class=1)
+    else:
+        small_tree(dataset, data)
+    params = yaml.safe_load((tree / "params.yaml").read_text())
+    params["tables"] = {"rows": {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}}
+    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
+    assert done.returncode == 0, done.stderr[-4000:]
+    head, *rows = [line.split(",") for line in (tree / "results/tables/rows_smoke.csv").read_text().splitlines()]
+    seeds = [dict(zip(head, row, strict=False)) for row in rows if "mean" not in row]
+    assert {(r["method"], r["arch"]) for r in seeds} == {(m, a) for m in methods for a in archs}
+    for row in seeds:
+        assert float(row["top1"]) >= 0 and float(row["gmacs"]) > 0, row
+        if row["method"].startswith("ride"):
+            most = int(re.match(r"ride(\d?)", row["method"])[1] or 3)
+            assert 1 <= float(row["experts"]) <= most
