@@ -6,9 +6,11 @@ for the rare value on a rounding edge. Planes lead, [C, B, H, W], so that a colo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lt.data.augment import draws
@@ -16,25 +18,32 @@ from lt.data.augment import draws
 ORDERS = torch.tensor(draws.ORDERS)
 
 
-def _filter(planes: Tensor, down: Tensor, across: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
+def _filter(images: Tensor, down: Tensor, across: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
     """Rows, then columns, of every image through its own matrices [B, out, in]; `finish` after each pass.
 
-    On a GPU in float64: reduced-precision products (TF32) would move grey levels.
+    From [B, C, H, W] to planes. Channels stand between rows and columns meanwhile: one product an image and
+    pass. On a GPU in float64: reduced-precision products (TF32) would move grey levels.
     """
-    dtype = torch.float64 if planes.is_cuda else torch.float32
-    down, across = (m.to(device=planes.device, dtype=dtype) for m in (down, across))
-    rows = finish(torch.matmul(planes.to(dtype), across.transpose(1, 2)))
-    return finish(torch.matmul(down, rows)).float()
+    batch, channels, height, width = images.shape
+    dtype = torch.float64 if images.is_cuda else torch.float32
+    down, across = (m.to(device=images.device, dtype=dtype) for m in (down, across))
+    lines = images.transpose(1, 2).contiguous().to(dtype).view(batch, height * channels, width)
+    rows = finish(torch.bmm(lines, across.transpose(1, 2))).view(batch, height, -1)
+    out = finish(torch.bmm(down, rows)).float()
+    return out.view(batch, down.shape[1], channels, across.shape[1]).permute(2, 0, 1, 3).contiguous()
 
 
 def _round(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_()
 
 
-def _resize_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
+def _resize_weights(start: Tensor, length: Tensor, size: int, out: int, mirrored: Tensor | None = None) -> Tensor:
     """[B, out, size]: Pillow's triangle filter from pixels start..start+length-1 to `out` pixels."""
     scale = (length.double() / out).view(-1, 1, 1)
-    centre = (torch.arange(out).view(1, -1, 1) + 0.5) * scale + start.view(-1, 1, 1)
+    place = torch.arange(out).view(1, -1, 1)
+    if mirrored is not None:
+        place = torch.where(mirrored.view(-1, 1, 1), out - 1 - place, place)
+    centre = (place + 0.5) * scale + start.view(-1, 1, 1)
     pixel = torch.arange(size).view(1, 1, -1)
     distance = (pixel + 0.5 - centre).abs_().div_(scale.clamp(min=1.0))  # antialias when shrinking
     inside = (pixel >= start.view(-1, 1, 1)) & (pixel < (start + length).view(-1, 1, 1))
@@ -50,10 +59,8 @@ def resized_crop(images: Tensor, boxes: Tensor, *, size: int, mirrored: Tensor) 
     """
     height, width = images.shape[2:]
     top, left, tall, wide = boxes.unbind(1)
-    across = _resize_weights(left, wide, width, size)
-    across = torch.where(mirrored.view(-1, 1, 1), across.flip(1), across)
-    planes = images.float().transpose(0, 1).contiguous()
-    return _filter(planes, _resize_weights(top, tall, height, size), across, _round)
+    across = _resize_weights(left, wide, width, size, mirrored)
+    return _filter(images, _resize_weights(top, tall, height, size), across, _round)
 
 
 def _grey(planes: Tensor) -> Tensor:
@@ -79,20 +86,37 @@ def _saturation(planes: Tensor, factor: Tensor) -> Tensor:
     return _blend(_grey(planes), planes, factor)
 
 
-def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Hue and saturation in 0..255.
+@functools.cache
+def _hue_table(device: torch.device) -> Tensor:
+    """Pillow's hue by largest channel (red, green, blue), spread and signed difference of the other two.
 
-    Edges of truncation are common (multiples of 1/6), so every rounding to single precision stands where
-    Pillow's C code has it.
+    One of the other two is the least, so a channel's distance from the largest is 1 for it and
+    1 - |difference| / spread for the third. Edges of truncation are common (multiples of 1/6), so every
+    rounding to single precision stands where Pillow's C code has it.
     """
+    spread = torch.arange(256.0).view(-1, 1)
+    signed = torch.arange(-255.0, 256.0)
+    far = (spread > 0).float()
+    near = (spread - signed.abs()) / spread.clamp(min=1)
+    # the two distances in the order of the subtraction: (minuend, subtrahend)
+    minuend, subtrahend = torch.where(signed >= 0, far, near), torch.where(signed >= 0, near, far)
+    tables = []
+    for start in (0.0, 2.0, 4.0):
+        turns = (start + minuend.double() - subtrahend.double()).float().double().div_(6).add_(1)
+        tables.append(turns.sub_(turns.floor()).float().double().mul_(255).floor_())
+    return torch.stack(tables).flatten().to(torch.uint8).to(device)
+
+
+def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Hue and saturation in 0..255; of equal largest channels red counts before green before blue."""
     spread = value - planes.amin(0)
-    red, green, blue = (value - planes).div_(spread.clamp(min=1)).unbind(0)  # all 0 where grey
-    is_red, is_green = planes[0] == value, planes[1] == value
-    sixth = torch.where(is_red, blue, torch.where(is_green, red, green)).double()
-    sixth += torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
-    sixth -= torch.where(is_red, green, torch.where(is_green, blue, red))
-    turns = sixth.float().double().div_(6).add_(1)
-    hue = turns.sub_(turns.floor()).float().double().mul_(255).floor_().float()
+    red, green, blue = planes.unbind(0)
+    below_red, below_green = ((value - channel).clamp_(max=1) for channel in (red, green))  # 0 where largest
+    is_green, is_blue = below_red - below_red * below_green, below_red * below_green
+    signed = (green - blue).mul_(1 - below_red)
+    signed.addcmul_(blue - red, is_green).addcmul_(red - green, is_blue)
+    place = is_blue.mul_(2).add_(is_green).mul_(256).add_(spread).mul_(511).add_(signed).add_(255)  # below 2^24
+    hue = _hue_table(planes.device).index_select(0, place.int().flatten()).view_as(value).float()
     return hue, (spread * 255).div_(value.clamp(min=1)).floor_()
 
 
@@ -104,7 +128,7 @@ def _hue(planes: Tensor, factor: Tensor) -> Tensor:
     value = planes.amax(0)
     hue, saturation = _hue_saturation(planes, value)
     hue += (factor.double() * 255).trunc().remainder(256).float().view(-1, 1, 1)
-    hue = hue.sub_((hue >= 256).float(), alpha=256).mul_(6 / 255)
+    hue = hue.sub_((hue - 255).clamp_(0, 1), alpha=256).mul_(6 / 255)  # whole numbers: 256 and above wrap
     depth = saturation.mul_(value).div_(255)
     out = torch.empty_like(planes)
     for channel, sector in enumerate((5, 3, 1)):
@@ -149,17 +173,14 @@ def blur_kernel(sigma: Tensor, radius: int) -> Tensor:
     return taps / taps.sum(1, keepdim=True)
 
 
-def _blur_matrix(taps: Tensor, size: int) -> Tensor:
-    """[B, size, size]: the taps along a line, reflecting at its ends."""
-    radius = taps.shape[1] // 2
-    source = torch.arange(size).view(-1, 1) + torch.arange(-radius, radius + 1)
-    source = (size - 1 - (size - 1 - source.abs()).abs()).unsqueeze(0).expand(len(taps), -1, -1)
-    matrix = torch.zeros(len(taps), size, size)
-    return matrix.scatter_add_(2, source, taps.unsqueeze(1).expand(-1, size, -1))
-
-
 def blur(planes: Tensor, sigma: Tensor, *, radius: int) -> Tensor:
     """Separable Gaussian blur of x / 255, then back to whole grey levels by truncation (as published)."""
-    taps = blur_kernel(sigma, radius).float()
-    down, across = (_blur_matrix(taps, size) for size in planes.shape[2:])
-    return _filter(planes / 255, down, across, lambda values: values).mul_(255).clamp_(0, 255).floor_()
+    taps = blur_kernel(sigma, radius).float().to(planes.device).view(len(sigma), -1, 1, 1).unbind(1)
+    padded = F.pad(planes / 255, (radius,) * 4, mode="reflect")
+    for dim in (3, 2):
+        size = planes.shape[dim]
+        total = padded.narrow(dim, 0, size) * taps[0]
+        for place in range(1, 2 * radius + 1):
+            total.addcmul_(padded.narrow(dim, place, size), taps[place])
+        padded = total
+    return padded.mul_(255).clamp_(0, 255).floor_()
