@@ -1,0 +1,106 @@
+"""Started by torchrun from test_ranks.py: each rank checks what only ranks can, rank 0 writes what it found."""
+
+import json
+import sys
+
+import torch
+import torch.distributed as dist
+
+from lt import distributed, engine, losses
+from lt.tasks.classify import Classify
+
+SEED, IMAGES, BATCH, ACCUMULATE = 0, 22, 6, 2  # the last batch of an epoch is ragged: 4 images
+
+
+class Batches:
+    """Every world-th image of each batch, as the product's loader shares them out."""
+
+    def __init__(self, device):
+        source = torch.Generator().manual_seed(1)
+        self.x = torch.randn(IMAGES, 5, generator=source).to(device)
+        self.y = torch.randint(3, (IMAGES,), generator=source).to(device)
+
+    def size(self, step):
+        return min(BATCH, IMAGES - step * BATCH)
+
+    def epoch(self, epoch, start=0):
+        for step in range(start, -(-IMAGES // BATCH)):
+            part = slice(step * BATCH + distributed.rank(), min((step + 1) * BATCH, IMAGES), distributed.world())
+            yield {"image": self.x[part], "target": self.y[part]}
+
+    def state_dict(self):
+        return {}
+
+
+def trained(device, *, loss_name, epochs=2, stop=None):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)).to(device)
+    options = {"micro_batches": ACCUMULATE} if loss_name == "bagmar" else {}
+    loss = losses.build(loss_name, class_counts=[10, 7, 5], **options).to(device)
+    state = engine.TrainState(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9),
+        task=Classify(model=model, loss=loss),
+        loader=Batches(device),
+    )
+    settings = engine.Settings(
+        epochs=epochs, seed=SEED, schedule=lambda e, s: 0.5, device=device, accumulate=ACCUMULATE
+    )
+    engine.fit(state, settings, engine.Hooks(), stop or engine.Stop())
+    return state
+
+
+def counted(device):
+    """Reductions of gradients and all others in one epoch of 4 micro-batches, 2 updates."""
+    calls = {"gradients": 0, "others": 0}
+    original = dist.all_reduce
+
+    def all_reduce(*args, **given):
+        calls["others"] += 1
+        return original(*args, **given)
+
+    def hook(_, bucket):
+        calls["gradients"] += 1
+        mean = bucket.buffer().div_(distributed.world())
+        return original(mean, async_op=True).get_future().then(lambda f: f.value()[0])
+
+    wrap = distributed.wrap
+
+    def wrapped(*args, **given):
+        network = wrap(*args, **given)
+        network.register_comm_hook(None, hook)
+        return network
+
+    dist.all_reduce, distributed.wrap = all_reduce, wrapped
+    trained(device, loss_name="cross_entropy", epochs=1)
+    dist.all_reduce, distributed.wrap = original, wrap
+    return calls
+
+
+def main():
+    found = {}
+    with distributed.ranks() as device:
+        for name in ("cross_entropy", "bagmar"):
+            state = trained(device, loss_name=name)
+            found[name] = {
+                "weights": [p.tolist() for p in state.model.parameters()],
+                "losses": [row["loss"] for row in state.history],
+                "top1": [row["train_top1"] for row in state.history],
+                "task": {k: v.tolist() for k, v in state.task.state_dict()["loss"].items()},
+            }
+        if distributed.world() > 1:
+            found["calls"] = counted(device)
+            stop = engine.Stop()
+            stop.signal = 15 if distributed.rank() else None
+            try:
+                trained(device, loss_name="cross_entropy", stop=stop)
+            except engine.Interrupted as error:
+                found["stopped"] = str(error)
+            rows = torch.arange(3 - distributed.rank())[:, None] + 10 * distributed.rank()
+            found["rows"] = distributed.gather_rows(rows).tolist()
+        if distributed.is_main():
+            with open(sys.argv[1], "w") as file:
+                json.dump(found, file)
+
+
+main()
