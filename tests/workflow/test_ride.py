@@ -39,6 +39,7 @@ def checkout(folder: Path) -> Path:
 
 def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if k != "LT_DATA_ROOT"} | {"OMP_NUM_THREADS": "1"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     if data:
         environment["LT_DATA_ROOT"] = str(data)
     command = [sys.executable, "-m", "snakemake", *given]
