@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -105,8 +105,12 @@ def problems_of(error: ValidationError, prefix: str, model: type[Strict] | None 
 
 def _keys_at(model: Any, path: tuple) -> list[str]:
     for part in path:
-        info = getattr(model, "model_fields", {}).get(part)
-        model = info.annotation if info else None
+        fields = getattr(model, "model_fields", None)
+        if fields is None:  # dict[str, Model]: the key is a name of the user's
+            inner = get_args(model)
+            model = inner[-1] if inner else None
+        else:
+            model = fields[part].annotation if part in fields else None
     return list(getattr(model, "model_fields", {}))
 
 

@@ -119,7 +119,9 @@ def _node(opened: artefact.Artefact, role: str, wanted: str) -> Iterator[str]:
         yield f"      CHANGED: {problem}"
     for name, meta in opened.manifest["outputs"].items():
         yield f"      {name}  {meta['bytes']} bytes  sha256 {meta['sha256'][:12]}"
-    given = {k: v for k, v in made.get("params", {}).items() if v not in UNTOLD and k != "verb"}
+    given = {
+        k: v for k, v in made.get("params", {}).items() if _text(v) not in ("null", "[]", "{}", "") and k != "verb"
+    }
     if given:
         yield "      params: " + ", ".join(f"{k}={_text(v)}" for k, v in given.items())
     if made.get("stage") == "split":
@@ -161,4 +163,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict) and "name" in value:
         options = ",".join(f"{k}={_text(v)}" for k, v in value.items() if k != "name")
         return f"{value['name']}({options})" if options else value["name"]
+    if isinstance(value, dict):
+        value = {k: v for k, v in value.items() if v not in UNTOLD}
     return value if isinstance(value, str) else json.dumps(value)

@@ -12,6 +12,7 @@ from lt.schema import STAGES, Dataset, Params
 
 FILE = Path("workflow/schemas/params.schema.json")
 TEXT = {"type": "string"}
+WHOLE = {"Named", "Table", "Grid"}  # everything else may be spread over layers
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +37,9 @@ def build() -> dict[str, Any]:
     for name, model in {"dataset": Dataset, **STAGES}.items():
         own = model.model_json_schema()
         defs.update({k: v for k, v in own.pop("$defs", {}).items() if k not in defs})
-        own.pop("required", None)
         defs[f"layer_{name}"] = own
+    for name in set(defs) - WHOLE:
+        defs[name].pop("required", None)
     defs["layer_dataset"]["properties"].update(dict.fromkeys(DATASET_META, TEXT))
     for verb in STAGES:
         defs[f"layer_{verb}"]["properties"]["use"] = TEXT

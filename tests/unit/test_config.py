@@ -1,0 +1,223 @@
+"""params.yaml: one line for each problem, all in one go, and every number's origin."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lt.config import Config, Run, canonical, load
+from lt.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = {"size": 8, "channels": 1, "mean": [0.3], "std": [0.4]}
+RAW = {
+    "seeds": [0, 1],
+    "datasets": {
+        "toy_if10": {"source": "digits", "family": "toy", "num_classes": 10, "image": IMAGE},
+        "toy_if50": {"extends": "toy_if10", "imbalance": {"rule": "exponential", "n_max": 9, "imb_factor": 3}},
+    },
+    "recipes": {
+        "ce": {
+            "paper": "baselines",
+            "stages": {"train": {"epochs": 9, "batch": 8, "lr": 0.1, "schedule": "cosine"}},
+            "sets": {
+                "toy": {
+                    "arch": ["resnet8", "resnet32"],
+                    "source": "ours",
+                    "verified": True,
+                    "stages": {"train": {"epochs": 8, "lr": 0.2, "batch": 4}},
+                    "archs": {"resnet32": {"stages": {"train": {"lr": 0.3}}}},
+                },
+                "toy_if50": {"stages": {"train": {"batch": 2}}},
+            },
+            "runs": {"toy_if50/ce/resnet32/seed1": {"stages": {"train": {"weight_decay": 0.5}}}},
+        },
+        "bs": {"extends": "ce", "stages": {"train": {"loss": "balanced_softmax"}}},
+        "two": {
+            "paper": "mislas",
+            "stages": {"stage1": {"use": "ce/train"}, "stage2": {"epochs": 1, "batch": 8, "lr": 0.1}},
+            "sets": {"toy": {"arch": "resnet8"}},
+        },
+    },
+    "tables": {"toy": {"datasets": ["toy_if50"], "methods": ["ce", "two", "two/stage1"]}},
+    "overlays": {"smoke": {"train": {"epochs": 1, "steps": 2}}},
+}
+
+
+def changed(path: str, value: object) -> dict:
+    raw = copy.deepcopy(RAW)
+    *inner, last = path.split(".")
+    place = raw
+    for key in inner:
+        place = place.setdefault(key, {})
+    place[last] = value
+    return raw
+
+
+def lines(raw: dict) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        Config(raw)
+    assert caught.value.code == 2
+    return str(caught.value).splitlines()
+
+
+MISTAKES = {
+    "recipes.ce.stages.train.epoch": (3, "recipes.ce.stages.train.epoch: unknown key; did you mean 'epochs'?"),
+    "recipes.ce.stages.train.lr": ("1e-4", "recipes.ce.stages.train.lr: expected a number, found the text '1e-4'"),
+    "recipes.ce.stages.train.batch": (0, "recipes.ce.stages.train.batch: input should be greater"),
+    "recipes.ce.stages.train.epochs": (1.5, "recipes.ce.stages.train.epochs: "),
+    "recipes.ce.stages.train.compile": ("yes", "recipes.ce.stages.train.compile: "),
+    "recipes.ce.stages.train.loss": ("balanced_sofmax", "loss 'balanced_sofmax'; did you mean 'balanced_softmax'?"),
+    "recipes.ce.stages.train.mix": ({"name": "mixup", "alfa": 1.0}, "mixup takes no such option; did you mean 'alpha'"),
+    "recipes.ce.sets.toy.stages.tain": ({"epochs": 1}, "stages.tain: no such stage; did you mean 'train'?"),
+    "recipes.ce.sets.toyy": ({}, "recipes.ce.sets.toyy: no such data set or family; did you mean 'toy'?"),
+    "recipes.ce.sets.toy.verifed": (True, "recipes.ce.sets.toy.verifed: unknown key; did you mean 'verified'?"),
+    "recipes.ce.papers": ("x", "recipes.ce.papers: unknown key; did you mean 'paper'?"),
+    "recipes.bs.extends": ("cee", "recipes.bs.extends: no such recipe; did you mean 'ce'?"),
+    "recipes.two.stages.stage1": ({"use": "cee/train"}, "stage1.use: no such recipe; did you mean 'ce'?"),
+    "recipes.two.stages.stage2": ({"verb": "trian", "epochs": 1}, "no such verb 'trian'; did you mean 'train'?"),
+    "datasets.toy_if50.extends": ("toy_if100", "datasets.toy_if50.extends: no such data set; did you mean"),
+    "datasets.toy_if50.num_class": (3, "datasets.toy_if50.num_class: unknown key; did you mean 'num_classes'?"),
+    "datasets.toy_if50.imbalance": ({"rule": "step", "imb_factor": "50"}, "imb_factor: expected a number, found"),
+    "tables.toy.datasets": (["toy_if5"], "tables.toy.datasets: toy_if5: no such data set; did you mean"),
+    "tables.toy.methods": (["cee"], "tables.toy.methods: cee: no such recipe; did you mean 'ce'?"),
+    "tables.toy.method": (["ce"], "tables.toy.method: unknown key; did you mean 'methods'?"),
+    "seed": ([0], "seed: unknown key; did you mean 'seeds'?"),
+}
+
+
+@pytest.mark.parametrize("path", MISTAKES)
+def test_a_mistake_is_one_line(path: str) -> None:
+    value, wanted = MISTAKES[path]
+    found = lines(changed(path, value))
+    assert len(found) == 1 and found[0].startswith("params.yaml: ") and wanted in found[0], found
+
+
+def test_text_that_looks_like_a_number_says_how_to_write_it() -> None:
+    assert lines(changed("recipes.ce.stages.train.lr", "1e-4"))[0].endswith("write 1.0e-4, not 1e-4")
+
+
+def test_all_problems_in_one_go() -> None:
+    raw = changed("recipes.ce.stages.train.epoch", 3)
+    raw["recipes"]["bs"]["stages"]["train"]["loss"] = "balanced_sofmax"
+    raw["datasets"]["toy_if50"]["num_class"] = 3
+    raw["tables"]["toy"]["methods"] = ["cee"]
+    found = lines(raw)
+    assert [line.split(": ")[1].split(".")[0] for line in found] == ["datasets", "recipes", "recipes", "tables"]
+
+
+@pytest.mark.parametrize("name", ["a;rm -rf x", "..", "../up", "A", "a b", "tables", "report", "", "x/y", "a\n"])
+def test_names_become_paths_so_few_are_allowed(name: str) -> None:
+    raw = copy.deepcopy(RAW)
+    raw["recipes"][name] = raw["recipes"]["ce"] | {"runs": {}}
+    assert "not a usable name" in "".join(lines(raw))
+    raw = copy.deepcopy(RAW)
+    raw["datasets"][name] = raw["datasets"]["toy_if10"]
+    assert "not a usable name" in "".join(lines(raw))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["digits", "a/b/c", "a/b/c/0", "a/b/c/seed", "a/b/c/seed-1", "../b/c/seed0", "a/;ls/c/seed0", "a/b/c/seed0/x"],
+)
+def test_a_run_that_is_none(text: str) -> None:
+    with pytest.raises(UserError, match="expected <dataset>/<method>/<arch>/seed<k>"):
+        Run.parse(text)
+
+
+def test_a_run_and_its_path() -> None:
+    assert Run.parse("/toy/ce/resnet8/seed12/") == Run("toy", "ce", "resnet8", 12)
+    assert str(Run("toy", "ce", "resnet8", 12)) == "toy/ce/resnet8/seed12"
+
+
+@pytest.mark.parametrize(
+    ("run", "lr", "batch", "decay", "epochs"),
+    [
+        ("toy_if10/ce/resnet8/seed0", 0.2, 4, 0.0, 8),
+        ("toy_if10/ce/resnet32/seed0", 0.3, 4, 0.0, 8),
+        ("toy_if50/ce/resnet32/seed0", 0.3, 2, 0.0, 8),
+        ("toy_if50/ce/resnet32/seed1", 0.3, 2, 0.5, 8),
+        ("toy_if50_smoke/ce/resnet32/seed1", 0.3, 2, 0.0, 1),
+        ("toy_if50/bs/resnet32/seed1", 0.3, 2, 0.0, 8),
+    ],
+)
+def test_later_layers_win(run: str, lr: float, batch: int, decay: float, epochs: int) -> None:
+    params = Config(copy.deepcopy(RAW)).stage(Run.parse(run), "train").params
+    assert (params.lr, params.batch, params.weight_decay, params.epochs) == (lr, batch, decay, epochs)
+
+
+def test_every_number_knows_where_it_came_from() -> None:
+    stage = Config(copy.deepcopy(RAW)).stage(Run.parse("toy_if50/bs/resnet32/seed1"), "train")
+    assert stage.origin == {
+        "epochs": "recipes.ce.sets.toy",
+        "lr": "recipes.ce.sets.toy.archs.resnet32",
+        "batch": "recipes.ce.sets.toy_if50",
+        "schedule": "recipes.ce",
+        "loss": "recipes.bs",
+    }
+    assert (stage.source, stage.verified) == ("ours", True)
+
+
+def test_a_shared_stage_lives_once() -> None:
+    config = Config(copy.deepcopy(RAW))
+    run = Run.parse("toy_if50/two/resnet8/seed0")
+    assert config.home(run, "stage1") == (Run.parse("toy_if50/ce/resnet8/seed0"), "train")
+    assert config.own_stages(run) == ["stage2", "predict", "evaluate"]
+
+
+def test_a_stage_depends_on_its_own_numbers_only() -> None:
+    run = Run.parse("toy_if50/two/resnet8/seed0")
+    before = Config(copy.deepcopy(RAW))
+    after = Config(changed("recipes.two.stages.stage2.lr", 0.7))
+    assert before.stage(run, "stage2").params != after.stage(run, "stage2").params
+    for stage in ("predict", "evaluate"):
+        assert before.stage(run, stage).params == after.stage(run, stage).params
+
+
+def test_a_recipe_that_extends_itself() -> None:
+    raw = changed("recipes.ce.extends", "bs")
+    assert any("extends itself" in line for line in lines(raw))
+
+
+def test_rows_of_a_table_and_of_its_smoke_variant() -> None:
+    config = Config(copy.deepcopy(RAW))
+    found = [f"{run}/{node}" for run, node in config.rows("toy")]
+    assert len(found) == 2 * 2 + 2 + 2 and "toy_if50/two/resnet8/seed1/stage1" in found
+    assert all("toy_if50_smoke" in str(run) and run.seed == 0 for run, _ in config.rows("toy_smoke"))
+    with pytest.raises(UserError, match="no such table 'toi'; did you mean 'toy'"):
+        config.rows("toi")
+
+
+def test_files_that_are_no_parameters(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; run from the project's root"):
+        load(tmp_path / "params.yaml")
+    for text in ("a: [1", "just text", "[1, 2]", "", "recipes: 3"):
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"params\.yaml"):
+            load(tmp_path / "params.yaml")
+
+
+def test_the_projects_own_parameters() -> None:
+    config = load(ROOT / "params.yaml")
+    assert {"digits", "fashion", "cifar10", "cifar100", "imagenet", "inat18", "places"} <= set(config.params.tables)
+    for name in config.params.tables:
+        for run, node in [*config.rows(name), *config.rows(f"{name}_smoke")]:
+            for stage in config.stage_names(run.method):
+                home, inner = config.home(run, stage)
+                config.stage(home, inner)
+            assert node
+
+
+def test_both_drivers_read_the_same_numbers() -> None:
+    ruamel = pytest.importorskip("ruamel.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    assert yaml.safe_load(text) == ruamel.YAML(typ="safe").load(text)
+
+
+def test_canonical_text() -> None:
+    assert canonical({"b": 1, "a": [0.1]}) == canonical({"a": [0.1], "b": 1}) == '{"a": [0.1], "b": 1}'
+    with pytest.raises(ValueError):
+        canonical(float("nan"))

@@ -1,0 +1,68 @@
+"""Names and options of the registries, read from source, are those that the registries themselves hold."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from lt import registry
+from lt.errors import UserError
+
+HERE = [kind for kind in registry.KINDS if registry.members(kind)]
+
+
+@pytest.mark.parametrize("kind", HERE)
+def test_the_names_are_the_registrys_own(kind: str) -> None:
+    spec = registry.KINDS[kind]
+    assert set(registry.members(kind)) == set(getattr(importlib.import_module(spec.module), spec.table))
+
+
+def test_every_kind_is_there() -> None:
+    assert set(HERE) == set(registry.KINDS)
+
+
+@pytest.mark.parametrize("kind", HERE)
+def test_homes_exist(kind: str) -> None:
+    for name, member in registry.members(kind).items():
+        importlib.import_module(member.module)
+        assert member.module.startswith("lt."), name
+
+
+def test_networks() -> None:
+    from lt import models
+
+    assert set(registry.archs()) == set(models.known_archs())
+    assert registry.arch_module("resnet32") == "lt.models.resnet_cifar"
+    with pytest.raises(UserError, match="no such network 'resnet33'; did you mean 'resnet3"):
+        registry.arch_module("resnet33")
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"loss": "ldma"}, "p.loss: no such loss 'ldma'; did you mean 'ldam'?"),
+        (
+            {"loss": {"name": "label_aware_smoothing", "heads": 0.3}},
+            "p.loss.heads: label_aware_smoothing takes no such",
+        ),
+        ({"sampler": {"name": "class_aware", "j": 4}}, "p.sampler.j: class_aware takes no such option"),
+        ({"sampler": {"name": "class_aware", "labels": 4}}, "p.sampler.labels"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"augment": "crop_flop"}, "did you mean 'crop_flip'"),
+        ({"optimizer": "sdg"}, "did you mean 'sgd'"),
+        ({"task": "clasify"}, "did you mean 'classify'"),
+    ],
+)
+def test_one_line_a_mistake(values: dict, wanted: str) -> None:
+    found = list(registry.check(values, "p", "train"))
+    assert len(found) == 1 and wanted in found[0]
+
+
+def test_what_is_right_is_silent() -> None:
+    values = {"loss": {"name": "label_aware_smoothing", "head": 0.3, "tail": 0.0}, "sampler": None, "lr": 0.1}
+    assert not list(registry.check(values, "p", "train"))
+
+
+def test_only_the_modules_that_are_named() -> None:
+    assert registry.modules({"loss": {"name": "balanced_softmax"}}) == ("lt.losses.balanced",)
