@@ -43,6 +43,8 @@ def build() -> dict[str, Any]:
     defs["layer_dataset"]["properties"].update(dict.fromkeys(DATASET_META, TEXT))
     for verb in STAGES:
         defs[f"layer_{verb}"]["properties"]["use"] = TEXT
+    lists = {"type": "array", "items": {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}}
+    defs["Table"]["properties"]["methods"] = lists  # groups of methods may be named once and repeated
     defs["stages"] = _map({"anyOf": [_ref(f"layer_{verb}") for verb in STAGES] + [{"type": "null"}]})
     defs["recipe"] = _recipe()
     properties = schema["properties"]

@@ -8,7 +8,6 @@ import pytest
 
 from lt import code
 
-
 WORK = "from lt import losses\nfrom lt.deep.inner import x\n\ndef work():\n    import lt.late\n    {}\n"
 
 

@@ -1,0 +1,167 @@
+"""`lt`: quick to start, one line for a mistake, numbers with their origins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lt import cli
+from lt.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def said(capsys: pytest.CaptureFixture, *words: str) -> str:
+    cli.run(words)
+    return capsys.readouterr().out
+
+
+def lt(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "lt.cli", *words], cwd=cwd, capture_output=True, text=True)
+
+
+def test_help_needs_little_time_and_no_torch() -> None:
+    command = "import sys; sys.argv = ['lt', '--help']\nfrom lt import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+    command += "import time; print('torch' in sys.modules, time.process_time())"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    torch, seconds = done.stdout.splitlines()[-1].split()
+    assert torch == "False" and float(seconds) <= 0.6
+    assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself_without_torch(name: str) -> None:
+    command = (
+        f"import sys; from lt import cli; print(cli.parser_for({name!r}).format_help()); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: lt {name}") and done.stdout.splitlines()[-1] == "False"
+
+
+def test_an_unknown_command() -> None:
+    done = lt("recips", "list")
+    assert (done.returncode, done.stderr) == (2, "lt: no such command 'recips'; did you mean 'recipes'?\n")
+
+
+def test_outside_the_project(tmp_path: Path) -> None:
+    command = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom lt import cli; cli.main()"
+    words = [sys.executable, "-c", command, "status"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "lt: params.yaml: no such file; run from the project's root\n"
+
+
+def test_recipes_list_names_all(capsys: pytest.CaptureFixture) -> None:
+    from lt.config import load
+
+    text = said(capsys, "recipes", "list")
+    assert all(f"\n{name} " in f"\n{text}" for name in load().params.recipes)
+    assert "unverified" in text and "[baselines]" in text
+
+
+def test_show_gives_every_number_its_origin(capsys: pytest.CaptureFixture) -> None:
+    text = said(capsys, "recipes", "show", "digits/balanced_softmax")
+    assert text.startswith("run digits/balanced_softmax/resnet8/seed0")
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    assert rows["loss"].split()[1:] == [
+        "balanced_softmax",
+        "params.yaml:",
+        "recipes.balanced_softmax.stages.train.loss",
+    ]
+    assert rows["epochs"].endswith("recipes.ce.sets.digits.stages.train.epochs")
+    assert rows["accumulate"].endswith("default")
+
+
+def test_show_says_where_a_shared_stage_lives(capsys: pytest.CaptureFixture) -> None:
+    text = said(capsys, "recipes", "show", "digits/btm/resnet8/seed1", "--stage", "stage1")
+    assert "shared: digits/mislas/resnet8/seed1/stage1" in text or "shared: digits/mixup/resnet8/seed1/train" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "wanted"),
+    [
+        ("digts/ce", "no such data set 'digts'; did you mean 'digits'?"),
+        ("digits/cee", "no such recipe 'cee'; did you mean 'ce'?"),
+        ("digits/ce/resnet9/seed0", "no such network 'resnet9'; did you mean 'resnet"),
+        ("digits/ce/resnet8/0", "expected <dataset>/<method>/<arch>/seed<k>"),
+        ("digits/ce/..;ls", "expected <dataset>/<method>/<arch>/seed<k>"),
+    ],
+)
+def test_show_of_what_is_not_there(run: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=r".") as caught:
+        cli.run(["recipes", "show", run])
+    assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rehearse_and_export(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert said(capsys, "rehearse", "inat18", str(tmp_path / "inat"), "--cap", "1", "--test", "1", "--pixels", "none")
+    assert (tmp_path / "inat" / "iNaturalist18_train.txt").is_file()
+    text = said(capsys, "export-imagefolder", "digits", str(tmp_path / "out"))
+    assert "test 600" in text and len(list((tmp_path / "out" / "test").iterdir())) == 10
+
+
+def test_status_names_missing_runs_and_the_last_line_of_a_failed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import fcntl
+
+    from lt.config import Run, load
+
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "logs/digits_smoke/ce/resnet8/seed0/train.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("$ python scripts/train.py\nlt: the loss is nan\n")
+    home, stage = load().home(Run.parse("digits_smoke/mixup/resnet8/seed0"), "train")  # it may be shared
+    lock = tmp_path / "scratch" / str(home) / stage / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("process 7 on host")
+    done = tmp_path / "results/metrics/digits_smoke/balanced_softmax/resnet8/seed0/train/manifest.json"
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    with open(lock) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        text = said(capsys, "status", "digits_smoke")
+    rows = {line.split()[1]: line for line in text.splitlines() if "/seed0/" in line}
+    assert rows["digits_smoke/ce/resnet8/seed0/train"].startswith("failed")
+    assert "lt: the loss is nan" in rows["digits_smoke/ce/resnet8/seed0/train"]
+    assert rows["digits_smoke/mixup/resnet8/seed0/train"].startswith("running")
+    assert "process 7 on host" in rows["digits_smoke/mixup/resnet8/seed0/train"]
+    assert rows["digits_smoke/balanced_softmax/resnet8/seed0/train"].startswith("done")
+    assert "table digits_smoke: 1 done" in text
+
+
+def test_replay_of_what_is_no_capture(tmp_path: Path) -> None:
+    started = time.monotonic()
+    for text in (None, "not a pickle"):
+        if text:
+            (tmp_path / "x.pt").write_text(text)
+        with pytest.raises(UserError, match="capture"):
+            cli.run(["replay", str(tmp_path / "x.pt")])
+    assert time.monotonic() - started < 60
+
+
+def test_entry_in_params_keeps_everything_else() -> None:
+    import yaml
+
+    from lt.commands.importing import inserted
+    from lt.config import Run
+
+    text = "a: 1  # why\nrecipes:\n  ce:\n    paper: x\n\n  # next\n  bs: {extends: ce}\ntables: {}\n"
+    new = inserted(text, Run("d", "ce", "n", 0), "train", '{"file": "f"}')
+    assert yaml.safe_load(new)["recipes"]["ce"]["runs"]["d/ce/n/seed0"]["stages"]["train"] == {
+        "imported": {"file": "f"}
+    }
+    kept = [line for line in new.splitlines() if line in text.splitlines()]
+    assert kept == text.splitlines()
+    again = inserted(new, Run("d", "ce", "n", 1), "train", '{"file": "g"}')
+    assert len(yaml.safe_load(again)["recipes"]["ce"]["runs"]) == 2
+    assert inserted(text, Run("d", "bs", "n", 0), "train", "{}") is None

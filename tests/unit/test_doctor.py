@@ -1,0 +1,109 @@
+"""`lt doctor` and the check before the first job: what is missing, what is wrong, what to type."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from lt.commands import doctor
+from lt.commands.inputs import missing_for, missing_inputs
+from lt.config import Config, load
+from lt.data import lists, sources
+from lt.data.rehearse import rehearse
+from lt.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LT_DATA_ROOT", raising=False)
+    monkeypatch.setattr(sources, "DEBIAN_FASHION", tmp_path / "not-installed")
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load(ROOT / "params.yaml")
+
+
+def test_digits_need_nothing(config: Config) -> None:
+    assert missing_inputs(config, ["digits", "digits_smoke"]) == []
+
+
+def test_one_line_an_input_even_if_several_sets_read_it(config: Config) -> None:
+    found = missing_inputs(config, ["cifar10_lt_if10", "cifar10_lt_if100", "cifar10_lt_if100_holdout"])
+    assert len(found) == 1 and "data/cifar10" in found[0] and "to download: python -c" in found[0]
+
+
+@pytest.mark.parametrize("family", ["imagenet_lt", "places_lt", "inat18"])
+def test_lists_one_by_one(config: Config, family: str, tmp_path: Path) -> None:
+    names = lists.OFFICIAL[family]
+    assert len(missing_inputs(config, [family])) == 1 + len(names)
+    rehearse(family, tmp_path / "data" / family, cap=1, test_per_class=1, pixels="none")
+    assert missing_inputs(config, [family]) == []
+    (tmp_path / "data" / family / names["test"]).unlink()
+    found = missing_inputs(config, [family])
+    assert len(found) == 1 and names["test"] in found[0]
+
+
+def test_weights_that_a_stage_starts_from(config: Config, tmp_path: Path) -> None:
+    rehearse("places_lt", tmp_path / "data" / "places_lt", cap=1, test_per_class=1, pixels="none")
+    out = ["results/places_lt/mislas/resnet152/seed0/stage1/manifest.json"]
+    if config.stage(*_stage(out[0])).params.pretrained:
+        assert len(missing_for(config, out)) == 1 and "data/weights" in missing_for(config, out)[0]
+    assert missing_for(config, ["results/places_lt/split0/manifest.json"]) == []
+
+
+def _stage(path: str):
+    from lt.config import Run
+
+    *run, stage, _ = path.removeprefix("results/").split("/")
+    return Run.parse("/".join(run)), stage
+
+
+def verdicts(family: str, config: Config, every: bool = True) -> list[tuple[str, str]]:
+    return list(doctor.guarded(lambda: doctor.dataset(config.dataset(family), every=every)))
+
+
+def test_same_counts_and_images(config: Config, tmp_path: Path) -> None:
+    rehearse("places_lt", tmp_path / "data" / "places_lt", pixels="none")
+    found = verdicts("places_lt", config, every=False)
+    text = "\n".join(line for _, line in found)
+    assert text.count("same counts as the official list") == 3
+    assert [kind for kind, _ in found].count("missing") == 3 and "is the folder" in text
+
+
+def test_a_wrong_list_names_the_class(config: Config, tmp_path: Path) -> None:
+    root = rehearse("places_lt", tmp_path / "data" / "places_lt", pixels="none")
+    file = root / "Places_LT_train.txt"
+    file.write_text("\n".join(file.read_text().splitlines()[1:]) + "\n")
+    assert any(kind == "wrong" and "class 0 has" in line for kind, line in verdicts("places_lt", config))
+
+
+def test_a_checked_set_that_is_missing_fails(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    (Path("params.yaml")).write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.setattr(doctor, "devices", lambda: iter([]))
+    with pytest.raises(UserError):
+        doctor.main(argparse.Namespace(datasets=["inat18"], images=False))
+    out = capsys.readouterr().out
+    assert "iNaturalist18_train.txt (437513 lines)" in out and "Traceback" not in out
+    with pytest.raises(UserError, match="no such data set 'inat19'; did you mean 'inat18'"):
+        doctor.main(argparse.Namespace(datasets=["inat19"], images=False))
+
+
+def test_a_check_that_breaks_is_a_line() -> None:
+    def broken():
+        yield "ok", "first"
+        raise PermissionError(13, "denied")
+
+    found = list(doctor.guarded(broken))
+    assert found[0] == ("ok", "first") and found[1][0] == "wrong" and "PermissionError" in found[1][1]
+
+
+def test_a_bad_paths_file_is_a_line_not_a_traceback(config: Config) -> None:
+    Path("paths.local.yaml").write_text("imagenet_lt: [1]\n")
+    assert verdicts("imagenet_lt", config)[0][0] in ("wrong", "missing")
+    assert any("paths.local.yaml" in line for line in missing_inputs(config, ["imagenet_lt"]))
