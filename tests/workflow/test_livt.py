@@ -150,7 +150,7 @@ def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, case: str) ->
     else:
         small_tree(dataset, data)
     params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["tables"] = {"rows": {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}}
+    params["tables"]["rows"] = {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}
     (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
     assert done.returncode == 0, done.stderr[-4000:]
