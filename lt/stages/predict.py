@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +62,29 @@ def collect(
     p = recipe.params
     loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device, stage)
     precision = engine.supported(p["precision"], device)
-    rows: dict[str, list[torch.Tensor]] = {"logits": [], "labels": [], "indices": []}
     size: tuple[int, ...] = ()
-    with torch.inference_mode(), engine.autocast(device, precision):
+
+    def found() -> Iterator[dict[str, torch.Tensor]]:
+        nonlocal size
         for batch in loader.epoch(0):
             images = batch["image"].to(device).contiguous(memory_format=torch.channels_last)
             size = tuple(images.shape[1:])
-            found = outputs_of(network, images, p["outputs"])
-            for name, value in {**found, "labels": batch["target"], "indices": batch["index"]}.items():
-                rows.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
-    joined = {name: distributed.gather_rows(torch.cat(parts)) for name, parts in rows.items() if parts}
+            outputs = outputs_of(network, images, p["outputs"])
+            yield {**outputs, "labels": batch["target"], "indices": batch["index"]}
+
+    with torch.inference_mode(), engine.autocast(device, precision):
+        joined = {name: distributed.gather_rows(value) for name, value in join(found()).items()}
     order = torch.argsort(joined["indices"], stable=True) if distributed.world() > 1 else slice(None)
     return {name: value[order].cpu().numpy() for name, value in joined.items()}, size
+
+
+def join(batches: Iterable[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Rows of all batches under each name, floats as float32; concatenated once: growing is quadratic."""
+    rows: dict[str, list[torch.Tensor]] = {}
+    for batch in batches:
+        for name, value in batch.items():
+            rows.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
+    return {name: torch.cat(parts) for name, parts in rows.items()}
 
 
 def outputs_of(network: torch.nn.Module, images: torch.Tensor, wanted: list[str]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,115 @@
+"""Augmentation of small images, and their draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench import ordinary
+from bench.harness import Case
+from lt.data import augment
+from lt.data.augment import draws
+from lt.data.loader import draw_rows
+
+CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+
+def pictures(number: int, seed: int = 0) -> np.ndarray:
+    """[N, 32, 32, 3] uint8: smooth, with a little noise."""
+    source = np.random.default_rng(seed)
+    small = source.integers(0, 256, (number, 4, 4, 3), dtype=np.uint8)
+    smooth = np.stack([np.asarray(Image.fromarray(s).resize((32, 32), Image.Resampling.BICUBIC)) for s in small])
+    return (smooth + source.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def planes(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def crop_flip(number: int = 256) -> Case:
+    """P1."""
+    preset, pixels = augment.build("crop_flip", **CIFAR), pictures(number)
+    images, order = planes(pixels), np.arange(number)
+
+    def rows() -> np.ndarray:
+        return draw_rows(order, n=number, columns=preset.columns, seed=0, epoch=0)
+
+    def close(a: torch.Tensor, b: torch.Tensor) -> None:
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-6)
+
+    return Case(
+        id="P1",
+        what="crop, flip, normalise at 32 x 32",
+        ordinary=lambda: ordinary.crop_flip(pixels, rows(), CIFAR["mean"], CIFAR["std"]),
+        ours=lambda: preset.batch(images, torch.from_numpy(rows())),
+        same=close,
+        tolerance="1e-6",
+        demand=10,
+        items=number,
+        unit="image",
+        anchor=ordinary.ANCHORS["crop_flip"],
+    )
+
+
+def simclr(number: int = 256) -> Case:
+    """P2. Timed with each side drawing its own way; compared under equal draws on the first images."""
+    preset, pixels = augment.build("simclr"), pictures(number)
+    images, order, shown = planes(pixels), np.arange(number), min(number, 64)
+
+    def ours() -> tuple[torch.Tensor, ...]:
+        rows = draw_rows(order, n=number, columns=preset.columns, seed=0, epoch=0)
+        return preset.batch(images, torch.from_numpy(rows))
+
+    def close(_: object, fast: tuple[torch.Tensor, ...]) -> None:
+        drawn = []
+        for row in draw_rows(order, n=number, columns=preset.columns, seed=0, epoch=0)[:shown]:
+            source = draws.Row(row)
+            drawn += [preset.parameters(source.block(preset._view), 32, 32) for _ in range(2)]
+        for mine, view in zip(fast, ordinary.simclr(pixels[:shown], drawn), strict=True):
+            off = ((mine[:shown] - view) * 255).abs().round()
+            assert off.max() <= 2
+            assert (off > 0).float().mean() < 0.01
+
+    return Case(
+        id="P2",
+        what="SimCLR's two views at 32 x 32",
+        ordinary=lambda: ordinary.simclr(pixels),
+        ours=ours,
+        same=close,
+        tolerance="2/255 in under 1 % of the values",
+        demand=8,
+        items=2 * number,
+        unit="view",
+        anchor=ordinary.ANCHORS["simclr"],
+    )
+
+
+def draw_table(number: int = 50_000) -> Case:
+    """P13's ratio: one table an epoch against a generator a sample. Equal in law only: both uniform."""
+    order, part = np.random.default_rng(0).permutation(number), number // 20
+
+    def uniform(a: np.ndarray, b: np.ndarray) -> None:
+        assert a.shape[1] == b.shape[1] == 3
+        for values in (a, b):
+            assert abs(values.mean() - 0.5) < 5 / np.sqrt(12 * values.size)
+            assert values.min() >= 0
+            assert values.max() < 1
+
+    return Case(
+        id="P13b",
+        what="augmentation draws of 1/20 epoch against a generator a sample",
+        ordinary=lambda: ordinary.draws_by_generators(0, 0, order[:part], 3),
+        ours=lambda: draw_rows(order[:part], n=number, columns=3, seed=0, epoch=0),
+        same=uniform,
+        tolerance="mean 1/2 within 5 standard errors",
+        demand=4,
+        items=part,
+        unit="sample",
+        anchor=ordinary.ANCHORS["generator"],
+        budget_s=1.0,
+    )
+
+
+CASES = {"crop_flip": crop_flip, "simclr": simclr, "draw_table": draw_table}
+SMALL = {"crop_flip": {"number": 16}, "simclr": {"number": 16}, "draw_table": {"number": 4000}}

@@ -1,0 +1,218 @@
+"""Losses, determinantal subsets, evaluation and lists."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import ordinary
+from bench.harness import Case
+from lt import metrics, posthoc
+from lt.data import lists
+from lt.data.class_map import class_map, counts_of
+from lt.losses.contrastive import bns
+from lt.sampling import dpp, kdpp
+from lt.stages import predict
+
+
+def equal(a: Any, b: Any) -> None:
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def contrastive(batch: int = 256) -> Case:
+    """P6: value and gradient."""
+    source = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(batch, 128, generator=source) for _ in range(2))
+    labels = torch.randint(0, 10, (batch,), generator=source)
+
+    def run(loss: Any) -> tuple[float, torch.Tensor]:
+        a = first.clone().requires_grad_()
+        value = loss(a, second, labels)
+        value.backward()
+        return value.item(), a.grad
+
+    def close(a: tuple, b: tuple) -> None:
+        assert abs(a[0] - b[0]) <= 1e-5 * abs(a[0])
+        assert (a[1] - b[1]).norm() <= 1e-5 * a[1].norm()
+
+    return Case(
+        id="P6",
+        what=f"BNS loss, forward and backward, B = {batch}",
+        ordinary=lambda: run(ordinary.bns),
+        ours=lambda: run(bns),
+        same=close,
+        tolerance="value and gradient 1e-5",
+        demand=100,
+        anchor=ordinary.ANCHORS["bns"] if batch == 256 else None,
+        rounds=4,
+        budget_s=6.0,
+    )
+
+
+def chain(total: int = 5000, k: int = 500) -> Case:
+    """P7: the released chain, whole and with the released use of the generator."""
+    p = np.random.default_rng(0).beta(2, 2, total)
+    return Case(
+        id="P7",
+        what=f"IP-DPP's released chain, N = {total:,}, k = {k}",
+        ordinary=lambda: ordinary.dpp_chain(p, k, np.random.RandomState(42)),
+        ours=lambda: dpp.official_chain(p, k, np.random.RandomState(42)),
+        same=equal,
+        tolerance="identical indices",
+        demand=200,
+        anchor=ordinary.ANCHORS["dpp_chain"] if total == 5000 else None,
+        budget_s=4.0,
+    )
+
+
+def exact_dpp(total: int = 2000, k: int = 200) -> Case:
+    """P8. Two exact samplers agree in law: both draws must be k different items of a high determinant."""
+    p = np.random.default_rng(0).beta(2, 2, total)
+    matrix, source = ordinary.dpp_matrix(p), np.random.default_rng(1)
+    sampler = kdpp.RankOne(p, k, "code")
+
+    def lawful(a: np.ndarray, b: np.ndarray) -> None:
+        levels = [sampler.log_det(np.asarray(draw)) for draw in (a, b)]
+        for draw in (a, b):
+            assert len(np.unique(draw)) == k
+            sign, level = np.linalg.slogdet(matrix[np.ix_(draw, draw)])
+            assert sign > 0
+            assert abs(level - sampler.log_det(np.asarray(draw))) < 1e-6
+        assert abs(levels[0] - levels[1]) < 1.0
+
+    return Case(
+        id="P8",
+        what=f"exact k-DPP with its preparation, N = {total:,}, k = {k}, against DPPy",
+        ordinary=lambda: ordinary.dppy(matrix, k, 0),
+        ours=lambda: kdpp.RankOne(p, k, "code").draw(source),
+        same=lawful,
+        tolerance="in law; log det by the formula and dense within 1e-6",
+        demand=20,
+        rounds=4,
+        budget_s=6.0,
+    )
+
+
+def collect(batches: int = 400, rows: int = 32, classes: int = 1000) -> Case:
+    """P9a."""
+    source = torch.Generator().manual_seed(0)
+    parts = [torch.rand(rows, classes, generator=source) for _ in range(batches)]
+    return Case(
+        id="P9a",
+        what=f"collect {batches} batches of logits, {rows} x {classes:,}",
+        ordinary=lambda: ordinary.collect(parts, classes),
+        ours=lambda: predict.join({"logits": part} for part in parts)["logits"],
+        same=equal,
+        tolerance="identical",
+        demand=50,
+        rounds=3,
+        budget_s=6.0,
+    )
+
+
+def class_accuracy(images: int = 50_000, classes: int = 1000) -> Case:
+    """P9b."""
+    source = np.random.default_rng(0)
+    labels = source.permutation(np.arange(images) % classes)
+    pred = np.where(source.random(images) < 0.5, labels, source.integers(0, classes, images))
+    return Case(
+        id="P9b",
+        what=f"accuracy of {classes:,} classes from {images:,} predictions",
+        ordinary=lambda: ordinary.class_accuracy(pred, labels),
+        ours=lambda: metrics.class_accuracy(pred, labels, classes),
+        same=equal,
+        tolerance="identical",
+        demand=80,
+        anchor=ordinary.ANCHORS["class_accuracy"] if images == 50_000 else None,
+        budget_s=2.0,
+    )
+
+
+def pn(images: int = 8000, classes: int = 1000) -> Case:
+    """P10: the sweep over 21 taus, per tau."""
+    source = np.random.default_rng(0)
+    logits = source.normal(size=(images, classes)).astype(np.float32) * 3
+    labels = source.integers(0, classes, images)
+
+    def same(a: list[np.ndarray], b: dict[str, np.ndarray]) -> None:
+        off = np.mean([np.mean(x != y) for x, y in zip(a, b["predictions"], strict=True)])
+        assert off <= 1e-4, f"{off:.2%} of the predictions differ"
+
+    taus = posthoc.TAUS[::4]
+    return Case(
+        id="P10",
+        what=f"prediction normalisation, a tau, {images:,} x {classes:,}",
+        ordinary=lambda: [ordinary.pn(logits, tau) for tau in taus],
+        ours=lambda: posthoc.pn_sweep(logits, labels, taus),
+        same=same,
+        tolerance="1 prediction in 10,000 (ties within rounding)",
+        demand=3,
+        items=len(taus),
+        unit="tau",
+    )
+
+
+@functools.cache
+def list_file(family: str, part: int = 1) -> Path:
+    """A made-up list with the published class counts (every `part`-th class)."""
+    counts = np.asarray(lists.known_counts()[family])[::part]
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    path = Path(tempfile.mkdtemp(prefix="lt-bench-")) / f"{family}.txt"
+    lists.write_list(path, [f"train/n{c:08d}/n{c:08d}_{i}.JPEG" for i, c in enumerate(labels)], labels)
+    return path
+
+
+def mapped(path: Path, classes: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    read = lists.read_list(path)
+    counts = counts_of(read.labels, classes)
+    order = class_map(counts)
+    labels = order[read.labels]
+    return read.paths, labels, counts_of(labels, classes)
+
+
+def class_map_of_list(part: int = 1) -> Case:
+    """P11: ImageNet-LT's list, from the file to labels by class size."""
+    path = list_file("imagenet_lt", part)
+    classes = len(lists.known_counts()["imagenet_lt"][::part])
+
+    def same(a: tuple, b: tuple) -> None:
+        assert a[0] == b[0]
+        equal(a[1], b[1])
+        equal(a[2], b[2])
+
+    return Case(
+        id="P11",
+        what="ImageNet-LT's list to labels by class size",
+        ordinary=lambda: ordinary.class_map(path.read_text()),
+        ours=lambda: mapped(path, classes),
+        same=same,
+        tolerance="identical",
+        demand=50,
+        rounds=3,
+        budget_s=1.0,
+    )
+
+
+CASES = {
+    "contrastive": contrastive,
+    "chain": chain,
+    "exact_dpp": exact_dpp,
+    "collect": collect,
+    "class_accuracy": class_accuracy,
+    "pn": pn,
+    "class_map": class_map_of_list,
+}
+SMALL = {
+    "contrastive": {"batch": 16},
+    "chain": {"total": 300, "k": 30},
+    "exact_dpp": {"total": 120, "k": 12},
+    "collect": {"batches": 5},
+    "class_accuracy": {"images": 2000, "classes": 100},
+    "pn": {"images": 200, "classes": 50},
+    "class_map": {"part": 50},
+}
