@@ -7,6 +7,7 @@ memory-mapped safetensors files, a group of entries at a time: memory does not g
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -101,12 +102,22 @@ def interpolate(states: Iterable[State], *, stage1: State, alpha: float) -> dict
     return merged
 
 
+def tau_norm(states: Iterable[State], *, tau: float) -> dict[str, Tensor]:
+    """One model with every linear classifier's rows divided by |w|^tau and its bias set to zero (RIDE's code)."""
+    states = list(states)
+    if len(states) != 1:
+        raise UserError(f"tau_norm: expected one model, got {len(states)}")
+    return importlib.import_module("lt.models.experts").tau_normalise(states[0], tau)
+
+
+WHOLE = ("greedy_soup", "tau_norm")  # rules that need all tensors of a model at once
 MERGES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "mean": mean,
     "published": published,
     "soup": soup,
     "greedy_soup": greedy_soup,
     "interpolate": interpolate,
+    "tau_norm": tau_norm,
 }
 
 
@@ -150,7 +161,7 @@ def merge_files(
         raise UserError(f"merge: {out_path} is one of the models; expected another file")
     sizes = _check_files(sources)
     merged: dict[str, Tensor] = {}
-    for names in [list(sizes)] if rule == "greedy_soup" else _groups(sizes):
+    for names in [list(sizes)] if rule in WHOLE else _groups(sizes):
         if stage1 is not None:
             options["stage1"] = _load(Path(stage1), names)
         merged.update(combine(_Files(paths, names), **options))

@@ -48,7 +48,9 @@ def merge(
 
 
 def find_branches(folder: str | Path, count: int) -> list[artefact.Artefact]:
-    """branch0 .. branch<count-1> of a fan-out's folder."""
+    """branch0 .. branch<count-1> of a fan-out's folder, or the one model that a manifest names."""
+    if Path(folder).name == artefact.MANIFEST:
+        return [artefact.read(folder)]
     return [artefact.read(Path(folder) / f"branch{i}") for i in range(count)]
 
 

@@ -72,6 +72,8 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
         found.add(registry.arch_module(params.get("net") or arch))
     if params.get("batchformer") is not None:
         found.add("lt.models.batchformer")
+    if (params.get("rule") or {}).get("name") == "tau_norm":
+        found.add("lt.models.experts")
     if params.get("bn_group"):
         found.add("lt.models.batch_groups")
     if params.get("redraw"):

@@ -217,3 +217,25 @@ def test_groups_are_never_cut_unnoticed(accumulate: int, world: int, across: boo
         return check_groups(params, world=world)
     with pytest.raises(UserError, match="group_size"):
         check_groups(params, world=world)
+
+
+# tau-normalisation, as the merge of one model
+
+
+def test_tau_norm_rescales_linear_classifiers_and_refuses_others(tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from lt.merge import merge_files
+
+    state = net(head="linear").state_dict()
+    save_file(state, tmp_path / "one.safetensors")
+    merge_files([tmp_path / "one.safetensors"], "tau_norm", tmp_path / "out.safetensors", tau=0.5)
+    found = load_file(tmp_path / "out.safetensors")
+    weight = state["experts.1.fc.weight"]
+    torch.testing.assert_close(found["experts.1.fc.weight"], weight / weight.norm(dim=1, keepdim=True) ** 0.5)
+    assert not found["experts.2.fc.bias"].any() and torch.equal(found["conv1.weight"], state["conv1.weight"])
+    with pytest.raises(UserError, match="one model, got 2"):
+        merge_files([tmp_path / "one.safetensors"] * 2, "tau_norm", tmp_path / "out.safetensors", tau=0.5)
+    save_file(net().state_dict(), tmp_path / "cosine.safetensors")
+    with pytest.raises(UserError, match="cosine classifier"):
+        merge_files([tmp_path / "cosine.safetensors"], "tau_norm", tmp_path / "out.safetensors", tau=0.5)

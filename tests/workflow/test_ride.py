@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "ride.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
 OURS = ("ride2", "ride3", "ride4", "ride6", "ride3_distill", "ride4_distill", "ride3_bf", "ride3_distill_bf")
 ROUTED = ("ride2_ea", "ride3_ea", "ride4_ea", "ride3_distill_ea", "ride4_distill_ea")
-OTHERS = ("ride_bf_add1", "ldam_drw", "bs_bf")
+OTHERS = ("ride_bf_add1", "ride3_tau_norm", "ldam_drw", "bs_bf")
 TEST_IMAGES = 8
 
 
@@ -63,7 +63,7 @@ def test_every_documented_path_is_a_stage_that_the_recipes_have() -> None:
         parts = path.removeprefix("metrics/").split("/")
         run, stage = Run.parse("/".join(parts[:4])), parts[4]
         assert stage in config.stage_names(run.method) and run.arch in config.archs(run.method, run.dataset), path
-        assert config.stage(run, stage).params.epochs >= 1
+        assert config.stage(run, stage).verb in ("train", "merge")
         found += 1
     assert found >= 15
 
@@ -114,7 +114,7 @@ CASES = {  # data set: (methods, networks)
     "cifar100_lt_if100": ((*OURS, *ROUTED, *OTHERS), ["resnet32"]),
     "imagenet_lt": ((*OURS, *ROUTED, "ldam_drw", "bs_bf"), ["resnet10"]),
     "imagenet_lt/bottlenecks": (("ride3_bf", "ride3_ea"), ["resnet50", "resnext50"]),
-    "inat18": (("ride3_distill_ea", "ride3_bf", "ldam_drw", "bs_bf"), ["resnet50"]),
+    "inat18": (("ride3_distill_ea", "ride3_bf", "ride3_tau_norm", "ldam_drw", "bs_bf"), ["resnet50"]),
     "places_lt": (("bs_bf",), ["resnet152"]),
 }
 
@@ -129,7 +129,7 @@ def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, case: str) ->
     else:
         small_tree(dataset, data)
     params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["tables"] = {"rows": {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}}
+    params["tables"]["rows"] = {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}
     (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
     assert done.returncode == 0, done.stderr[-4000:]
