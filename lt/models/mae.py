@@ -131,6 +131,13 @@ class MaskedAutoencoder(nn.Module):
             error = (pred.to(wide) - self.target(images.to(wide))).square().mean(dim=-1)
             return (error * mask.to(wide)).sum() / mask.to(wide).sum()
 
+    def pixels(self, images: Tensor, pred: Tensor) -> Tensor:
+        """Predicted pixels as images [N, C, H, H]; with `norm_pix_loss` under each true patch's mean and deviation."""
+        if self.norm_pix_loss:
+            variance, mean = torch.var_mean(self.patchify(images), dim=-1, keepdim=True, correction=1)
+            pred = pred * (variance + 1e-6).sqrt() + mean
+        return self.unpatchify(pred)
+
     def patchify(self, images: Tensor) -> Tensor:
         """[N, C, H, H] -> [N, L, p*p*C]; inside a patch by row, then column, then channel."""
         n, side = len(images), self.patch_size

@@ -5,6 +5,7 @@ import torch
 from lt import models, rng, tasks
 from lt.engine import Step
 from lt.errors import UserError
+from lt.figures.reconstruction import reconstructions
 from lt.models.mae import draw_noise
 
 
@@ -106,3 +107,25 @@ def test_another_size_or_another_file_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"patch_embed\.proj\.weight") as caught:
         vit.start_from(wide.state_dict())
     assert "\n" not in str(caught.value)
+
+
+def test_pixels_of_a_perfect_prediction_are_the_image() -> None:
+    images = batch()["image"]
+    for normed in (True, False):
+        net = models.build("mae_digits", 10, seed=3, in_channels=1, norm_pix_loss=normed)
+        torch.testing.assert_close(net.pixels(images, net.target(images)), images, rtol=0, atol=1e-5)
+
+
+def test_figure_pastes_the_prediction_where_nothing_was_seen(tmp_path) -> None:
+    net, images = network(), batch(3)["image"]
+    out = net(images, draw_noise(rng.stream(0, "dropout"), 3, 16))
+    visible = net.unpatchify((1 - out.mask).unsqueeze(-1).expand(-1, -1, 4)).squeeze(1).bool().numpy()
+    assert visible.mean() == 0.25
+    original, predicted = (v.detach().squeeze(1).numpy() for v in (images, net.pixels(images, out.pred)))
+    path = tmp_path / "r.svg"
+    reconstructions(path, original, np.where(visible, original, 0.5), predicted, visible=visible)
+    first = path.read_bytes()
+    reconstructions(path, original, np.where(visible, original, 0.5), predicted, visible=visible)
+    assert path.read_bytes() == first and first.count(b"<image") == 9
+    with pytest.raises(UserError, match="visible is"):
+        reconstructions(path, original, original, predicted, visible=visible[:1])
