@@ -95,6 +95,7 @@ def hold(out: str | Path, key: str) -> Iterator[Scratch]:
     folder = base / key
     with _locked(base, str(out)):
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(Path(out).parent if Path(out).name == "manifest.json" else Path(out))
         for other in base.iterdir():
             if other.is_dir() and other != folder and list(other.glob("state-*.pt")):
                 print(f"lt: {other}: state of another recipe or input; starting afresh", file=sys.stderr)
@@ -104,6 +105,13 @@ def hold(out: str | Path, key: str) -> Iterator[Scratch]:
         with contextlib.suppress(OSError):
             if parent != ROOT.parent:
                 parent.rmdir()
+
+
+def _sweep(target: Path) -> None:
+    """What a commit left that was killed; whoever holds the stage's lock is the only one who commits it."""
+    for kind in ("tmp", "old"):
+        for left in target.parent.glob(f".{target.name}.*.{kind}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
