@@ -216,6 +216,7 @@ class Table(Strict):
     seeds: list[NotNegative] | None = None
     archs: dict[str, list[str]] = {}
     caption: str = ""
+    figures: dict[str, list[str]] = {}  # figure: the methods in it, all of them (eight at most) if none is named
 
 
 class Grid(Strict):

@@ -41,9 +41,17 @@ def evaluate(
     with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
         content = {"metrics": values, "own_groups": own, **note, "selected_on": recipe.params["selected_on"]}
         content |= effort_of(inputs["predictions"], stored, groups)
+        content["reliability"] = calibration_of(scores, stored["labels"], recipe.params["bins"])
         content["cost"] = cost_of(inputs["predictions"])
         (draft / "metrics.json").write_text(artefact.dump(content))
         (draft / "per_class.csv").write_text(metrics.per_class_csv(table))
+
+
+def calibration_of(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, list[float]]:
+    """What a reliability diagram shows, bin by bin."""
+    judged = metrics.scores(logits, labels)
+    found = metrics.calibration(judged.confidence, judged.rank == 0, bins=bins)
+    return {name: np.asarray(found[name]).tolist() for name in ("edges", "count", "accuracy", "confidence")}
 
 
 def load_predictions(opened: artefact.Artefact) -> dict[str, np.ndarray]:

@@ -156,6 +156,7 @@ def of_table(config: Config, table: str) -> dict[str, Any]:
         "verb": "tabulate",
         "table": table,
         "caption": config.table(table).caption,
+        "figures": config.table(table).figures,
         "rows": rows,
         "code": code.digest("scripts/tabulate.py"),
         "published": published_digest(),

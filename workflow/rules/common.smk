@@ -178,3 +178,4 @@ wildcard_constraints:
     index=r"\d+",
     split=r"\d+",
     table="[a-z0-9_]+",
+    figure="[a-z_]+",

@@ -39,3 +39,39 @@ rule tabulate:
         runtime=10,
     shell:
         "python scripts/tabulate.py --recipe {input.recipe} --out results/tables/{wildcards.table}.csv --log {log}"
+
+
+rule plot:
+    input:
+        recipe="results/recipes/{table}.json",
+        metrics=table_rows,
+    output:
+        report(
+            "results/figures/{table}/{figure}.svg",
+            category="Figures",
+            subcategory="{table}",
+            caption="../report/figure.rst",
+        ),
+    params:
+        args=lambda wildcards, input: f"--recipe {input.recipe} --figure {wildcards.figure}",
+    log:
+        "logs/figures/{table}/{figure}.log",
+    benchmark:
+        "benchmarks/figures/{table}/{figure}.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "python scripts/plot.py {params.args} --out {output} --log {log}"
+
+
+rule figures:
+    input:
+        [
+            f"results/figures/{table}/{figure}.svg"
+            for table in config["grid"]["tables"]
+            for figure in config["tables"][table].get("figures", {})
+        ],

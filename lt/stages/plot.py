@@ -1,0 +1,137 @@
+"""`plot`: one figure of a table, from metrics, predictions and training histories that are already there. No torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lt import artefact, figures, posthoc, stats
+from lt.data.splits import Split
+from lt.errors import UserError, pick
+from lt.stages.common import Recipe
+
+GROUPS = ("many", "medium", "few")
+MOST = 8  # methods in one figure, unless the table names them
+
+
+def plot(recipe: str | Path, *, figure: str, out: str | Path) -> None:
+    """Draw one figure from the runs of a table that are finished; fewer seeds make a wider bar, none no bar."""
+    opened = Recipe.read(recipe).raw
+    runs = by_method(opened, figure)
+    if not runs:
+        raise UserError(f"{out}: no finished run of table '{opened['table']}' to draw")
+    draw = pick("figure", figure, DRAW)
+    draw(Path(out), runs)
+
+
+def by_method(recipe: dict[str, Any], figure: str) -> dict[str, list[Path]]:
+    """Metrics folders of each method, seeds in order; the first data set of the table that has any."""
+    chosen, found = recipe["figures"].get(figure) or None, {}
+    for row in recipe["rows"]:
+        folder = Path(row["manifest"]).parent
+        if (chosen is None or row["method"] in chosen) and (folder / "metrics.json").exists():
+            found.setdefault(row["dataset"], {}).setdefault(row["method"], []).append(folder)
+    first = next(iter(found.values()), {})
+    return first if chosen else dict(list(first.items())[:MOST])
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def spread(folders: list[Path], *names: str) -> dict[str, tuple[float, float]]:
+    """Mean over seeds and half its 95 % interval."""
+    found = [metrics_of(f) for f in folders]
+    values = {n: [m["metrics"].get(n, m.get(n)) for m in found] for n in names}
+    summaries = {n: stats.summary(v for v in vs if v is not None) for n, vs in values.items()}
+    return {n: (s.mean, (s.high - s.low) / 2 if s.n > 1 else 0.0) for n, s in summaries.items() if s.n}
+
+
+def column(folder: Path, name: str) -> np.ndarray:
+    with open(folder / "per_class.csv") as file:
+        return np.array([float(row[name] or "nan") for row in csv.DictReader(file)])
+
+
+def parent(folder: Path, name: str) -> artefact.Artefact:
+    """What a stage was made from."""
+    return artefact.read(artefact.read(folder, verify=False).manifest["parents"][name], verify=False)
+
+
+def _per_class(out: Path, runs: dict[str, list[Path]]) -> None:
+    accuracy = {m: np.nanmean([column(f, "accuracy") for f in fs], axis=0) for m, fs in runs.items()}
+    counts = Split.read(parent(next(iter(runs.values()))[0], "split").folder).class_counts
+    figures.FIGURES["per_class"](out, accuracy, class_counts=counts)
+
+
+def _groups(out: Path, runs: dict[str, list[Path]]) -> None:
+    figures.FIGURES["groups"](out, {m: spread(fs, *GROUPS) for m, fs in runs.items()})
+
+
+def _hm_gm(out: Path, runs: dict[str, list[Path]]) -> None:
+    figures.FIGURES["hm_gm"](out, {m: spread(fs, "mean", "hm", "gm") for m, fs in runs.items()})
+
+
+def _reliability(out: Path, runs: dict[str, list[Path]]) -> None:
+    figures.FIGURES["reliability"](out, {m: metrics_of(fs[0])["reliability"] for m, fs in runs.items()})
+
+
+def _cost(out: Path, runs: dict[str, list[Path]]) -> None:
+    points = {m: spread(fs, "gmacs", "top1") for m, fs in runs.items()}
+    known = {m: {"cost": v["gmacs"][0], "accuracy": v["top1"]} for m, v in points.items() if "gmacs" in v}
+    figures.FIGURES["cost"](out, known)
+
+
+def _ablation(out: Path, runs: dict[str, list[Path]]) -> None:
+    figures.FIGURES["ablation"](out, {m: spread(fs, "top1")["top1"] for m, fs in runs.items()})
+
+
+def _curves(out: Path, runs: dict[str, list[Path]]) -> None:
+    tables = {}
+    for method, folders in runs.items():
+        history = parent(parent(folders[0], "predictions").folder, "model") / "history.csv"
+        if history.exists():
+            with open(history) as file:
+                rows = list(csv.DictReader(file))
+            tables[method] = {k: np.array([float(r[k] or "nan") for r in rows]) for k in rows[0]}
+    panels = {"loss": "training loss", "train_top1": "training accuracy (%)"}
+    figures.FIGURES["curves"](out, tables, panels=panels)
+
+
+def _tau(out: Path, runs: dict[str, list[Path]]) -> None:
+    """Top-1, few and HM of prediction normalisation over tau, for the first method, from its stored logits."""
+    from lt import metrics
+    from lt.stages.evaluate import load_predictions
+
+    folder = next(iter(runs.values()))[0]
+    stored = load_predictions(parent(folder, "predictions"))
+    counts = Split.read(parent(folder, "split").folder).class_counts
+    sweep = posthoc.pn_sweep(stored["logits"], stored["labels"], posthoc.TAUS)
+    cut = column_groups(folder)
+    rows = [
+        metrics.evaluate_predictions(pred, stored["labels"], class_counts=counts, shots=cut)
+        for pred in sweep["predictions"]
+    ]
+    lines = {name: [row[key] for row in rows] for name, key in (("top-1", "top1"), ("few", "few"), ("HM", "hm"))}
+    figures.FIGURES["tau"](out, posthoc.TAUS, lines, chosen=metrics_of(folder).get("tau"))
+
+
+def column_groups(folder: Path) -> np.ndarray:
+    with open(folder / "per_class.csv") as file:
+        return np.array([row["shot"] for row in csv.DictReader(file)])
+
+
+DRAW: dict[str, Callable[[Path, dict[str, list[Path]]], None]] = {
+    "per_class": _per_class,
+    "groups": _groups,
+    "hm_gm": _hm_gm,
+    "reliability": _reliability,
+    "curves": _curves,
+    "tau": _tau,
+    "cost": _cost,
+    "ablation": _ablation,
+}

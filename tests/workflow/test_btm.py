@@ -1,0 +1,137 @@
+"""MiSLAS and BTM in the graph: documented commands, N different branches, merges, large sets in miniature."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from trees import ROOT, checkout, only_table, seed_rows, small_tree, snakemake
+
+from lt.config import Run, load
+from lt.sampling.balanced import expected_overlap, overlap_deviation
+
+PAGE = (ROOT / "docs" / "btm.md").read_text()
+COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
+RUN = "results/digits/btm/resnet8/seed0"
+
+
+def test_the_page_names_every_recipe_of_the_two_papers() -> None:
+    config = load(ROOT / "params.yaml")
+    ours = {m for m in config.params.recipes if config.meta(m, "paper") in ("mislas", "btm")}
+    assert ours == set(re.findall(r"`((?:mislas|btm|crt_mixup|lws_mixup)[a-z0-9_]*)`", PAGE)) & set(
+        config.params.recipes
+    )
+
+
+def test_stage_one_is_trained_once_and_shared() -> None:
+    config = load(ROOT / "params.yaml")
+    home = {
+        str(config.home(Run("digits", m, "resnet8", 0), "stage1")) for m in ("mislas", "btm", "btm_k5", "lws_mixup")
+    }
+    assert home == {str((Run("digits", "mislas", "resnet8", 0), "stage1"))}
+    assert config.home(Run("digits", "mixup", "resnet8", 0), "train") == (
+        Run("digits", "mislas", "resnet8", 0),
+        "stage1",
+    )
+
+
+def test_the_plan_has_n_branches_of_n_subsets(tmp_path: Path) -> None:
+    done = snakemake(checkout(tmp_path), "-n", "results/imagenet_lt/btm/resnet50/seed0/stage2/manifest.json")
+    plan = done.stdout + done.stderr
+    assert done.returncode == 0, plan
+    for job, count in (("btm_stage1", 1), ("subset", 10), ("btm_branch", 10), ("btm_merge", 1), ("btm_stage2", 1)):
+        assert re.search(rf"\n{job} +{count}\n", plan), job
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BTM on digits, merged in every way, with two steps a stage."""
+    tree = checkout(tmp_path_factory.mktemp("btm"))
+    methods = [
+        "mislas",
+        "btm",
+        "btm/branch0",
+        "btm/merge",
+        "btm_published",
+        "btm_soup",
+        "btm_greedy",
+        "btm_half",
+        "btm_rebn",
+    ]
+    only_table(tree, ["digits"], methods, {})
+    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert {r["method"] for r in seed_rows(tree, "rows_smoke")} == set(methods)
+    return tree
+
+
+@pytest.mark.slow
+def test_branches_differ_and_the_merge_is_none_of_them(made: Path) -> None:
+    smoke = made / RUN.replace("digits", "digits_smoke")
+    lists = [np.load(smoke / f"subsets/subset{i}/indices.npy") for i in range(2)]
+    counts = np.load(made / "results/digits_smoke/split0/class_counts.npy")
+    shared = len(np.intersect1d(*lists))
+    assert abs(shared - expected_overlap(counts, 10)) <= 4 * overlap_deviation(counts, 10) and shared < len(lists[0])
+    weights = [load_file(smoke / f"branches/branch{i}/model.safetensors") for i in range(2)]
+    merged = load_file(smoke / "merge/model.safetensors")
+    for one, other in itertools.combinations([*weights, merged], 2):
+        assert any(not np.array_equal(one[k], other[k]) for k in one)
+    for name, value in merged.items():
+        mean = (weights[0][name].astype(np.float64) + weights[1][name]) / 2
+        if name.endswith("num_batches_tracked"):
+            assert value == np.rint(mean), name
+        else:
+            np.testing.assert_allclose(value, mean, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.slow
+def test_every_merge_rule_makes_its_own_network(made: Path) -> None:
+    names = ("btm", "btm_half", "btm_rebn")
+    found = {m: load_file(made / f"results/digits_smoke/{m}/resnet8/seed0/merge/model.safetensors") for m in names}
+    stage1 = load_file(made / "results/digits_smoke/mislas/resnet8/seed0/stage1/model.safetensors")
+    key = "layer1.0.conv1.weight"
+    np.testing.assert_allclose(found["btm_half"][key], (found["btm"][key] + stage1[key]) / 2, rtol=1e-5, atol=1e-7)
+    assert np.array_equal(found["btm_rebn"][key], found["btm"][key])
+    assert not np.array_equal(found["btm_rebn"]["bn1.running_mean"], found["btm"]["bn1.running_mean"])
+    chosen = json.loads((made / "results/digits_smoke/btm_greedy/resnet8/seed0/merge/manifest.json").read_text())[
+        "chosen"
+    ]
+    assert 1 <= len(chosen) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_documented_command_has_a_plan(made: Path, command: str) -> None:
+    tree = made.parent / "commands"
+    if not tree.exists():
+        checkout(tree)
+    done = snakemake(tree, "-n", *command.split()[1:])
+    assert done.returncode == 0, done.stderr
+
+
+CASES = {  # data set: (methods, network)
+    "cifar10_lt_if100": (["mislas", "btm", "lws_mixup", "crt_mixup_stage2"], "resnet32"),
+    "cifar100_lt_if100": (["mislas", "btm"], "resnet32"),
+    "imagenet_lt": (["mislas", "btm"], "resnet50"),
+    "inat18": (["mislas", "btm"], "resnet50"),
+    "places_lt": (["mislas", "btm", "btm_plain2"], "resnet152_places"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", CASES)
+def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, dataset: str) -> None:
+    methods, arch = CASES[dataset]
+    data, tree = tmp_path / "data", checkout(tmp_path / "tree")
+    small_tree(dataset.split("_if")[0], data)
+    only_table(tree, [dataset], methods, {dataset: [arch]})
+    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = seed_rows(tree, "rows_smoke")
+    assert {r["method"] for r in rows} == set(methods)
+    assert all(0 <= float(r["top1"]) <= 100 and float(r["hm"]) >= 0 for r in rows)

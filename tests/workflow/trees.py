@@ -1,0 +1,65 @@
+"""A copy of the project to run, and how to run Snakemake in it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from lt.data.lists import OFFICIAL
+from lt.data.rehearse import images_for_list, rehearse
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("lt", "scripts", "workflow", "profiles", "Snakefile", "params.yaml", "environment.yml")
+TEST_IMAGES = 8
+
+
+def checkout(folder: Path) -> Path:
+    for name in PARTS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "LT_DATA_ROOT"} | {"OMP_NUM_THREADS": "1"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    if data:
+        environment["LT_DATA_ROOT"] = str(data)
+    command = [sys.executable, "-m", "snakemake", *given]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=1800)
+
+
+def small_tree(family: str, root: Path) -> None:
+    """One training image a class and a handful of test images: every one of them passes through the whole net."""
+    if family.startswith("cifar"):
+        rehearse(family, root / family.removesuffix("_lt"), test_per_class=1)
+        return
+    rehearse(family, root / family, cap=1, test_per_class=1, pixels="none")
+    for part, name in OFFICIAL[family].items():
+        file = root / family / name
+        if part != "train":
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[:TEST_IMAGES]))
+        images_for_list(root / family, file, size=24)
+
+
+def only_table(tree: Path, datasets: list[str], methods: list[str], archs: dict[str, list[str]]) -> None:
+    """Leave one table, `rows`, in the copy's params.yaml."""
+    params = yaml.safe_load((tree / "params.yaml").read_text())
+    params["tables"] = {"rows": {"datasets": datasets, "methods": methods, "archs": archs}}
+    params["grid"]["tables"] = {}
+    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def seed_rows(tree: Path, table: str) -> list[dict[str, str]]:
+    with open(tree / "results" / "tables" / f"{table}.csv") as file:
+        return [row for row in csv.DictReader(file) if row["seed"] != "mean"]
