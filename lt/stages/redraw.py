@@ -20,7 +20,8 @@ from lt.data.loader import Batch, Loader
 from lt.sampling import dpp
 from lt.sampling.balanced import by_class
 
-Look = Callable[[int], tuple[np.ndarray, np.ndarray | None]]  # number of the draw -> p [N], features [N, d] or None
+# number of the draw -> p [n] and features [n, d], or None, of the images whose class is too large
+Look = Callable[[int], tuple[np.ndarray, np.ndarray | None]]
 RELEASED_SEED = 42
 
 
@@ -28,6 +29,11 @@ def redraw_epochs(every: int, epochs: int) -> list[int]:
     """Epochs (0-based) that a draw comes before; `every: 0` keeps the first one."""
     later = range(every - 1, epochs - 1, every) if every else ()
     return sorted({0, *later})
+
+
+def reduced(labels: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the images whose class holds more than k: only they are looked at, the others stay anyway."""
+    return np.flatnonzero(np.bincount(labels)[labels] > k)
 
 
 def draw(labels: np.ndarray, p: np.ndarray, features: np.ndarray | None, *, rule: dict, seed: int, number: int) -> Any:
@@ -54,11 +60,17 @@ def record(
     kernel: str,
     previous: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """`lt.sampling.dpp.describe`; for a feature kernel log det F F' takes the place of the other kernels'."""
-    if features is None:
-        return dpp.describe(labels, picked, p=p, kernel=kernel, previous=previous)
-    rows = dpp.describe(labels, picked, p=p, kernel="paper", previous=previous)
+    """`lt.sampling.dpp.describe`; for a feature kernel log det F F' takes the place of the other kernels'.
+
+    Of a class that stays whole nothing was measured: p is NaN there, and its entries are None.
+    """
+    kernel = kernel if features is None else "paper"
+    rows = dpp.describe(labels, picked, p=np.nan_to_num(p), kernel=kernel, previous=previous)
     for row, (_, positions) in zip(rows, sorted(by_class(labels).items()), strict=True):
+        if np.isnan(p[positions]).any():
+            row.update(mean_p=None, mean_p_kept=None, log_det=None)
+        if features is None or row["log_det"] is None:
+            continue
         chosen = features[positions[np.isin(positions, picked)]].astype(np.float64)
         sign, value = np.linalg.slogdet(chosen @ chosen.T)
         row["log_det"] = float(value) if sign > 0 and np.isfinite(value) else None
@@ -81,8 +93,9 @@ class Redrawn:
     ) -> None:
         self.indices, self.labels, self.rule, self.seed = indices, labels, rule, seed
         self.make, self.look, self.when = make, look, redraw_epochs(rule["every"], epochs)
+        self.asked = reduced(labels, rule["k"])
         self.draws: list[np.ndarray] = []  # positions in the list
-        self.seen: list[np.ndarray] = []  # p of the whole list at each draw
+        self.seen: list[np.ndarray] = []  # p of the whole list at each draw, NaN where it decides nothing
         self.records: list[dict[str, Any]] = []
         sizes = [positions[: rule["k"]] for positions in by_class(labels).values()]
         self.loader = make(indices[np.concatenate(sizes)])  # for its length; no batch comes from it
@@ -105,14 +118,26 @@ class Redrawn:
 
     def _draw(self, epoch: int) -> None:
         number = len(self.draws)
-        p, features = self.look(number)
-        picked = draw(self.labels, p, features, rule=self.rule, seed=self.seed, number=number)
+        p, features = self._looked_at(number)
+        picked = draw(self.labels, np.nan_to_num(p), features, rule=self.rule, seed=self.seed, number=number)
         previous = self.draws[-1] if self.draws else None
         rows = record(self.labels, picked, p, features, kernel=self.rule["kernel"], previous=previous)
         self.records.append({"draw": number, "epoch": epoch, "images": len(picked), **self.rule, "classes": rows})
         self.draws.append(picked)
         self.seen.append(p)
         self.loader = self.make(self.indices[picked])
+
+    def _looked_at(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """p and features over the whole list."""
+        p = np.full(len(self.labels), np.nan, dtype=np.float32)
+        if not len(self.asked):
+            return p, np.zeros((len(p), 0)) if self.rule["kernel"] == "features" else None
+        p[self.asked], found = self.look(number)
+        if found is None:
+            return p, None
+        features = np.zeros((len(p), found.shape[1]), dtype=found.dtype)
+        features[self.asked] = found
+        return p, features
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -131,7 +156,7 @@ class Redrawn:
         self.loader.load_state_dict(state["loader"])
 
     def write(self, folder: Path) -> None:
-        """draw<k>.npy: positions in the source, as in a subset; p<k>.npy: p of the split's training list."""
+        """draw<k>.npy: positions in the source, as in a subset; p<k>.npy: p along the training list."""
         folder.mkdir()
         for number, (picked, p) in enumerate(zip(self.draws, self.seen, strict=True)):
             np.save(folder / f"draw{number}.npy", self.indices[picked].astype(np.int64), allow_pickle=False)
@@ -173,23 +198,24 @@ def build(job: Any, make: Callable[[np.ndarray], Loader]) -> Redrawn:
 
     rule, p = job.params["redraw"], job.params
     chosen = p["augment"] if rule["p_transform"] == "train" else p["eval_augment"]
-    loader = Loader(
-        job.source,
-        job.indices,
-        labels=job.labels[job.indices],
-        preset=preset(chosen, job.recipe.data, p),
-        batch_size=256 * distributed.world(),
-        seed=rng.torch_seed(job.seed, "subset", "redraw") >> 16,
-        shuffle=False,
-        workers=p["workers"],
-        device=job.device,
-        rank=distributed.rank(),
-        world=distributed.world(),
-    )
+    labels = job.labels[job.indices]
+    asked = job.indices[reduced(labels, rule["k"])]
 
     def look(number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        loader = Loader(
+            job.source,
+            asked,
+            labels=job.labels[asked],
+            preset=preset(chosen, job.recipe.data, p),
+            batch_size=256 * distributed.world(),
+            seed=rng.torch_seed(job.seed, "subset", "redraw") >> 16,
+            shuffle=False,
+            workers=p["workers"],
+            device=job.device,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
         wanted = rule["kernel"] == "features"
         return probabilities(job.model, loader, number, device=job.device, features=wanted)
 
-    labels = job.labels[job.indices]
     return Redrawn(job.indices, labels, rule=rule, epochs=p["epochs"], seed=job.seed, make=make, look=look)

@@ -128,17 +128,17 @@ def source() -> Source:
     return Source("made up", LABELS, 4, images=images)
 
 
-def redrawn(net: nn.Module, *, epochs: int = 5, p=None, indices=None, **changes) -> redraw.Redrawn:
-    """A redrawing loader over the tiny source; p from the network unless given."""
+def redrawn(net: nn.Module, *, epochs: int = 5, indices=None, **changes) -> redraw.Redrawn:
+    """A redrawing loader over the tiny source; p from the network."""
     rule, data = {**RULE, **changes}, source()
     indices = np.arange(len(LABELS)) if indices is None else indices
     preset = augment.build("crop_flip", pad=1)
-    looking = Loader(data, indices, preset=augment.build("none"), batch_size=32, seed=0, shuffle=False)
+    asked = indices[redraw.reduced(LABELS[indices], rule["k"])]
+    looking = Loader(data, asked, preset=augment.build("none"), batch_size=32, seed=0, shuffle=False)
 
     def look(number: int):
         wanted = rule["kernel"] == "features"
-        found, features = redraw.probabilities(net, looking, number, device=torch.device("cpu"), features=wanted)
-        return (found if p is None else p), features
+        return redraw.probabilities(net, looking, number, device=torch.device("cpu"), features=wanted)
 
     def make(chosen: np.ndarray) -> Loader:
         return Loader(data, chosen, preset=preset, batch_size=8, seed=0)
@@ -183,7 +183,7 @@ def test_draws_come_at_their_epochs(sampler: str, kernel: str) -> None:
 
 def test_official_is_blind_to_the_model_and_knows_its_seed() -> None:
     one, other = redrawn(network("linear"), sampler="official"), redrawn(network("linear"), sampler="official")
-    other.look = lambda number: (np.random.RandomState(5).rand(len(LABELS)), None)
+    other.look = lambda number: (np.random.RandomState(5).rand(len(other.asked)), None)
     next(one.epoch(0)), next(other.epoch(0))
     np.testing.assert_array_equal(one.draws[0], other.draws[0])
     np.testing.assert_array_equal(one.draws[0], dpp.draw(LABELS, 8, sampler="official"))
@@ -220,11 +220,37 @@ def test_record() -> None:
     assert "overlap" not in first[0]
     shared = np.intersect1d(loader.draws[0], loader.draws[1])
     assert [r["overlap"] for r in second] == np.bincount(LABELS[shared], minlength=4).tolist()
-    p, whole = loader.seen[0], LABELS == 3
-    assert first[3]["mean_p"] == pytest.approx(float(p[whole].mean())) == first[3]["mean_p_kept"]
+    p = loader.seen[0]
+    assert np.isnan(p[LABELS == 3]).all() and np.isfinite(p[LABELS < 3]).all()  # class 3 stays whole: not looked at
+    assert first[3]["mean_p"] is first[3]["mean_p_kept"] is first[3]["log_det"] is None
+    assert first[0]["mean_p"] == pytest.approx(float(p[LABELS == 0].mean()), rel=1e-6)
+    assert first[0]["mean_p_kept"] == pytest.approx(
+        float(p[loader.draws[0]][LABELS[loader.draws[0]] == 0].mean()), rel=1e-6
+    )
     dense = dpp.kernel_matrix(p[LABELS == 0].astype(np.float64), "paper")
     inside = np.flatnonzero(np.isin(np.flatnonzero(LABELS == 0), loader.draws[0]))
     assert first[0]["log_det"] == pytest.approx(np.linalg.slogdet(dense[np.ix_(inside, inside)])[1], rel=1e-9)
+
+
+def test_classes_within_k_are_not_looked_at() -> None:
+    """With k at the size of the largest class everything stays, for any sampler, and no p is measured."""
+    assert redrawn(network("linear"), k=25).asked.tolist() == list(range(40))
+    for kernel in ("paper", "features"):
+        whole = redrawn_whole(kernel)
+        next(whole.epoch(0))
+        assert sorted(whole.draws[0]) == list(range(len(LABELS)))
+        assert np.isnan(whole.seen[0]).all() and whole.records[0]["classes"][0]["mean_p"] is None
+
+
+def redrawn_whole(kernel: str) -> redraw.Redrawn:
+    def look(number: int):
+        raise AssertionError("measured for nothing")
+
+    def make(chosen: np.ndarray) -> Loader:
+        return Loader(source(), chosen, preset=augment.build("none"), batch_size=8, seed=0)
+
+    rule = {**RULE, "k": 40, "kernel": kernel}
+    return redraw.Redrawn(np.arange(len(LABELS)), LABELS, rule=rule, epochs=5, seed=3, make=make, look=look)
 
 
 def test_feature_kernel() -> None:
@@ -233,7 +259,9 @@ def test_feature_kernel() -> None:
     assert np.bincount(LABELS[loader.draws[0]]).tolist() == [4, 4, 4, 4]
     assert all(r["log_det"] is None or np.isfinite(r["log_det"]) for r in loader.records[0]["classes"])
     with pytest.raises(UserError, match="class 0: the feature kernel has rank"):
-        redraw.draw(LABELS, loader.seen[0], np.ones((len(LABELS), 2)), rule=loader.rule, seed=0, number=0)
+        redraw.draw(
+            LABELS, np.nan_to_num(loader.seen[0]), np.ones((len(LABELS), 2)), rule=loader.rule, seed=0, number=0
+        )
 
 
 def training(loader_of, stop_after: int | None = None, saved: dict | None = None):
@@ -285,7 +313,7 @@ def test_an_interrupted_run_draws_the_same(sampler: str, stop_after: int) -> Non
         np.testing.assert_array_equal(a, b)
     for a, b in zip(whole.loader.seen, resumed.loader.seen, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert whole.loader.records == resumed.loader.records
+    assert json.dumps(whole.loader.records) == json.dumps(resumed.loader.records)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
