@@ -121,7 +121,7 @@ def test_pretraining_learns_and_finetuning_starts_from_it_on_digits(tmp_path: Pa
     assert "52 entries taken" in loaded and "mask_token" in loaded and "fc_norm.weight" in loaded
     assert loaded in (tree / "logs/digits/livt/vit_digits/seed0/finetune.log").read_text()
     assert history(tuned)["loss"][0] < 5, "the first logits are nearly 0, the prior's odds carry the loss"
-    assert json.loads((tree / wanted).with_name("metrics.json").read_text())["metrics"]["top1"] > 80
+    assert json.loads((tree / wanted).with_name("metrics.json").read_text())["metrics"]["top1"] > 87
 
 
 def history(stage: Path) -> dict[str, list[float]]:
