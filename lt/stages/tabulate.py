@@ -1,4 +1,4 @@
-"""`tabulate`: metrics of many runs beside the published numbers -> results/tables/<table>.csv, .md, .tex, .json. No torch."""
+"""`tabulate`: metrics of many runs beside the published numbers -> results/tables/<table>.csv, .md, .tex, .json."""
 
 from __future__ import annotations
 
