@@ -129,7 +129,7 @@ def test_networks_hold_what_the_official_files_do(dataset: str, size: str) -> No
 def rows(tree: Path, data: Path, dataset: str, methods: tuple[str, ...]) -> list[dict[str, str]]:
     """Run these methods on a data set's miniature to a table."""
     params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["tables"] = {"rows": {"datasets": [dataset], "methods": list(methods)}}
+    params["tables"]["rows"] = {"datasets": [dataset], "methods": list(methods)}
     (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
     assert done.returncode == 0, done.stderr[-4000:]
