@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bench import peak
+
 NOISY = 0.25  # spread of the quartiles, relative to the median, above which a ratio convicts nobody
 SETTLED = 0.10  # ... and below which more rounds would tell nothing new
 Work = Callable[[], Any]
@@ -102,6 +104,7 @@ def compare(case: Case, *, rounds: int | None = None, seed: int = 0) -> Result:
         ordinary_us=fastest[0],
         ours_us=fastest[1],
         unit=case.unit,
+        anchor_share=case.anchor and case.anchor * peak.ANCHOR_GFLOPS / peak.matmul_gflops() / fastest[0],
     )
 
 

@@ -33,16 +33,24 @@ ANCHORS = {
 # images ---------------------------------------------------------------------------------------------------------
 
 
-def crop_flip(images: np.ndarray, rows: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """[N, H, W, C] uint8, one by one: pad 4, crop, mirror, to a tensor, normalise, collate."""
+def crop_flip(images: np.ndarray, rows: np.ndarray | None, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """[N, H, W, C] uint8, one by one: pad 4, crop, mirror, to a tensor, normalise, collate.
+
+    `rows` fixes what else is drawn image by image.
+    """
+    from torchvision import transforms as T
     from torchvision.transforms import functional as TF
 
     batch = []
-    for pixels, row in zip(images, rows, strict=True):
-        image = Image.fromarray(pixels)
-        top, left = int(row[0] * 9), int(row[1] * 9)
-        image = TF.crop(TF.pad(image, 4), top, left, *pixels.shape[:2])
-        image = TF.hflip(image) if row[2] < 0.5 else image
+    for number, pixels in enumerate(images):
+        image = TF.pad(Image.fromarray(pixels), 4)
+        if rows is None:
+            top, left, _, _ = T.RandomCrop.get_params(image, pixels.shape[:2])
+            mirrored = bool(torch.rand(1) < 0.5)
+        else:
+            top, left, mirrored = int(rows[number][0] * 9), int(rows[number][1] * 9), rows[number][2] < 0.5
+        image = TF.crop(image, top, left, *pixels.shape[:2])
+        image = TF.hflip(image) if mirrored else image
         batch.append(TF.normalize(TF.to_tensor(image), mean, std))
     return torch.stack(batch)
 
@@ -223,12 +231,10 @@ def class_map(text: str) -> tuple[list[str], list[int], list[int]]:
     for line in text.splitlines():
         paths.append(line.split()[0])
         labels.append(int(line.split()[1]))
-    array = np.array(labels)
-    counts = [int(np.sum(array == c)) for c in range(max(labels) + 1)]
+    counts = [int(np.sum(np.array(labels) == c)) for c in range(max(labels) + 1)]
     place = [0] * len(counts)
     for new, old in enumerate(np.argsort(-np.array(counts), kind="stable")):
         place[old] = new
-    labels = np.array(place)[array].tolist()
-    array = np.array(labels)
-    counts = [int(np.sum(array == c)) for c in range(len(counts))]
+    labels = [place[label] for label in labels]
+    counts = [int(np.sum(np.array(labels) == c)) for c in range(len(counts))]
     return paths, labels, counts

@@ -10,7 +10,18 @@ from typing import Any
 from bench.harness import Result
 
 SIGNS = {"ratio": "x", "seconds": " s", "share": " %", "exponent": "", "us": " us"}
-HEAD = ("id", "case", "measured", "quartiles", "demand", "verdict", "ordinary", "ours", "equal within")
+HEAD = (
+    "id",
+    "case",
+    "measured",
+    "quartiles",
+    "demand",
+    "verdict",
+    "ordinary",
+    "ours",
+    "ordinary over anchor",
+    "equal within",
+)
 
 
 def cells(result: Result) -> list[str]:
@@ -30,6 +41,7 @@ def cells(result: Result) -> list[str]:
         result.verdict,
         each(result.ordinary_us),
         each(result.ours_us),
+        "" if result.anchor_share is None else f"{result.anchor_share:.2f}",
         result.tolerance,
     ]
 

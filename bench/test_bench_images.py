@@ -20,7 +20,6 @@ def test_draws_of_an_epoch(gate):
     order = np.random.default_rng(0).permutation(number)
 
     def microseconds():
-        work = lambda: draw_rows(order, n=number, columns=3, seed=0, epoch=0)
-        return cpu_seconds(work) / number * 1e6
+        return cpu_seconds(lambda: draw_rows(order, n=number, columns=3, seed=0, epoch=0)) / number * 1e6
 
     gate(lambda: at_most("P13", "draws a sample, three columns, whole epoch", microseconds, 0.2, kind="us", repeats=7))

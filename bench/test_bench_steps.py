@@ -86,7 +86,7 @@ def test_experts_share_a_trunk(gate):
     images, target = torch.rand(64, 3, 32, 32), torch.arange(64)
 
     def ratio():
-        one, three = (models.build("ride_resnet32", 100, seed=0, num_experts=n) for n in (1, 3))
+        one, three = (models.build("ride_resnet32", 100, seed=0, experts=n) for n in (1, 3))
         return step_seconds(three, images, target, rounds=2) / step_seconds(one, images, target, rounds=2)
 
     gate(lambda: at_most("T(3)/T(1)", "RIDE: three experts over one, ResNet-32", ratio, 2.1, kind="exponent"))

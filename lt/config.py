@@ -291,6 +291,10 @@ class Config:
         for text, inner in (body.get("runs") or {}).items():
             yield f"{place}.runs.{text}", inner or {}
 
+    @functools.cache  # noqa: B019
+    def _layers_by_place(self, method: str) -> dict[str, dict]:
+        return dict(self._own_layers(method))
+
     def layers(self, run: Run) -> Iterator[tuple[str, dict]]:
         """The layers that apply to this run, weakest first."""
         base, _ = self.split_overlay(run.dataset)
@@ -300,7 +304,7 @@ class Config:
             for key in (family, base):
                 wanted |= {f"recipes.{method}.sets.{key}", f"recipes.{method}.sets.{key}.archs.{run.arch}"}
             wanted.add(f"recipes.{method}.runs.{run}")
-            own = dict(self._own_layers(method))
+            own = self._layers_by_place(method)
             order = [f"recipes.{method}"]
             for key in dict.fromkeys((family, base)):
                 order += [f"recipes.{method}.sets.{key}", f"recipes.{method}.sets.{key}.archs.{run.arch}"]
