@@ -37,8 +37,8 @@ def _kind(module: str, table: str, *given: str, function: str | None = None) -> 
 KINDS = {
     "loss": _kind("lt.losses", "LOSSES", "class_counts"),
     "sampler": _kind("lt.sampling.samplers", "SAMPLERS", "labels", "num_classes", "source"),
-    "augment": _kind("lt.data.augment", "PRESETS", "mean", "std", "size", "channels"),
-    "eval_augment": _kind("lt.data.augment", "PRESETS", "mean", "std", "size", "channels"),
+    "augment": _kind("lt.data.augment", "PRESETS", "mean", "std"),
+    "eval_augment": _kind("lt.data.augment", "PRESETS", "mean", "std"),
     "schedule": _kind("lt.optim", "SCHEDULES", "lr", "epochs", "steps_per_epoch"),
     "optimizer": _kind("lt.optim", "OPTIMIZERS", "groups", "lr", "params"),
     "groups": _kind("lt.optim", "PARAM_RULES", "model", "weight_decay", "rule", function="param_groups"),
