@@ -12,7 +12,7 @@ from lt import merge, metrics
 from lt.data import lists
 from lt.data.class_map import counts_of
 from lt.data.splits import make_split
-from lt.sampling import balanced, kdpp, samplers
+from lt.sampling import balanced, dpp, samplers
 from lt.stages import predict
 
 pytestmark = pytest.mark.bench
@@ -65,17 +65,17 @@ def make_accuracy(classes):
 
 def make_chain(number):
     p = np.random.default_rng(0).beta(2, 2, number)
-    return lambda: kdpp.exchange(p, number // 10, np.random.default_rng(0), kernel="code")
+    return lambda: dpp.official_chain(p, 500, np.random.RandomState(42))
 
 
 GROWTHS = {
-    "list": (None, (50_000, 100_000, 200_000, 400_000), 1.1),
+    "list": (None, (25_000, 100_000, 400_000), 1.1),
     "split": (make_splits, (100_000, 200_000, 400_000), 1.1),
     "sampler": (make_sampler, (25_000, 50_000, 100_000), 1.1),
     "subset": (make_subset, (100_000, 200_000, 400_000), 1.1),
     "collecting logits": (make_collection, (200, 400, 800), 1.2),
     "accuracy per class, in classes": (make_accuracy, (100, 1000, 8000), 0.2),
-    "DPP chain, k = N / 10": (make_chain, (5000, 10_000, 20_000), 1.1),
+    "DPP chain, k = 500": (make_chain, (5000, 20_000, 80_000), 1.1),
 }
 
 
