@@ -73,5 +73,5 @@ rule figures:
         [
             f"results/figures/{table}/{figure}.svg"
             for table in config["grid"]["tables"]
-            for figure in config["tables"][table].get("figures", {})
+            for figure in LT.table(table).figures
         ],
