@@ -72,6 +72,9 @@ class PlacesResNet(ResNet):
                 raise UserError(f"the Places network has no option '{fixed}'")
         super().__init__(num_classes, block=Bottleneck, layers=layers, **options)
         self.block_name = f"layer4.{layers[3] - 1}"
+        for module in self.modules():  # until ImageNet's weights come, 49 blocks in eval mode must not explode
+            if isinstance(module, Bottleneck) and module is not self.block:
+                torch.nn.init.zeros_(module.bn3.weight)
         INITS["library"](self.block)
         own = (f"{self.block_name}.", f"{self.head_name}.")
         for name, parameter in self.named_parameters():
