@@ -205,7 +205,7 @@ def test_the_projects_own_parameters() -> None:
     assert {"digits", "fashion", "cifar10", "cifar100", "imagenet", "inat18", "places"} <= set(config.params.tables)
     for name in config.params.tables:
         for run, node in [*config.rows(name), *config.rows(f"{name}_smoke")]:
-            for stage in config.stage_names(run.method):
+            for stage in config.stages_of(run):
                 home, inner = config.home(run, stage)
                 config.stage(home, inner)
             assert node

@@ -52,8 +52,6 @@ rule plot:
             subcategory="{table}",
             caption="../report/figure.rst",
         ),
-    params:
-        args=lambda wildcards, input: f"--recipe {input.recipe} --figure {wildcards.figure}",
     log:
         "logs/figures/{table}/{figure}.log",
     benchmark:
@@ -64,6 +62,8 @@ rule plot:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        args=lambda wildcards, input: f"--recipe {input.recipe} --figure {wildcards.figure}",
     shell:
         "python scripts/plot.py {params.args} --out {output} --log {log}"
 
