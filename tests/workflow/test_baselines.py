@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import reference_loop as reference
 import yaml
-from miniature import ROOT, checkout, small_tree, snakemake
 from safetensors.numpy import load_file
+from trees import ROOT, checkout, small_tree, snakemake
 
 from lt.config import Config, Run, load
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from miniature import ROOT, checkout, small_tree, snakemake
 from safetensors.torch import load_file
+from trees import ROOT, checkout, small_tree, snakemake
 
 from lt import artefact, models
 from lt.config import Run, load

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from miniature import ROOT, checkout, small_tree, snakemake
+from trees import ROOT, checkout, small_tree, snakemake
 
 from lt.config import Run, load
 from lt.data.rehearse import rehearse

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from trees import ROOT, checkout, small_tree, snakemake
 
 from lt.config import Run, load
-from lt.data.lists import OFFICIAL
-from lt.data.rehearse import images_for_list, rehearse
+from lt.data.rehearse import rehearse
 
-ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("lt", "scripts", "workflow", "profiles", "Snakefile", "params.yaml", "environment.yml")
 PAGE = (ROOT / "docs" / "ride.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
 OURS = ("ride2", "ride3", "ride4", "ride6", "ride3_distill", "ride4_distill", "ride3_bf", "ride3_distill_bf")
 ROUTED = ("ride2_ea", "ride3_ea", "ride4_ea", "ride3_distill_ea", "ride4_distill_ea")
 OTHERS = ("ride_bf_add1", "ride3_tau_norm", "ldam_drw", "bs_bf")
-TEST_IMAGES = 8
-
-
-def checkout(folder: Path) -> Path:
-    for name in PARTS:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
-def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k != "LT_DATA_ROOT"} | {"OMP_NUM_THREADS": "1"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-    if data:
-        environment["LT_DATA_ROOT"] = str(data)
-    command = [sys.executable, "-m", "snakemake", *given]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=1800)
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +72,6 @@ def test_the_router_spends_between_one_and_all_experts_on_digits(tmp_path: Path)
     assert plain["experts"] == 3 and plain["metrics"]["top1"] > 85 and former["metrics"]["top1"] > 85
     assert abs(routed["metrics"]["top1"] - plain["metrics"]["top1"]) < 3
     assert 0 < routed["gmacs"] < plain["gmacs"] and plain["gmacs_published"] < plain["gmacs"]
-
-
-def small_tree(family: str, root: Path) -> None:
-    """One training image a class, and a handful of test images: every one of them passes through the whole net."""
-    rehearse(family, root / family, cap=1, test_per_class=1, pixels="none")
-    for part, name in OFFICIAL[family].items():
-        file = root / family / name
-        if part != "train":
-            file.write_text("".join(file.read_text().splitlines(keepends=True)[:TEST_IMAGES]))
-        images_for_list(root / family, file, size=24)
 
 
 CASES = {  # data set: (methods, networks)

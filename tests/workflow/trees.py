@@ -36,20 +36,20 @@ def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess
     if data:
         environment["LT_DATA_ROOT"] = str(data)
     command = [sys.executable, "-m", "snakemake", *given]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=1800)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=3600)
 
 
-def small_tree(family: str, root: Path) -> None:
-    """One training image a class and a handful of test images: every one of them passes through the whole net."""
+def small_tree(family: str, root: Path, *, per_class: int = 1, size: int = 24) -> None:
+    """Few training images a class and a handful of others: every one of those passes through the whole network."""
     if family.startswith("cifar"):
         rehearse(family, root / family.removesuffix("_lt"), test_per_class=1)
         return
-    rehearse(family, root / family, cap=1, test_per_class=1, pixels="none")
+    rehearse(family, root / family, cap=per_class, test_per_class=1, pixels="none")
     for part, name in OFFICIAL[family].items():
         file = root / family / name
         if part != "train":
             file.write_text("".join(file.read_text().splitlines(keepends=True)[:TEST_IMAGES]))
-        images_for_list(root / family, file, size=24)
+        images_for_list(root / family, file, size=size)
 
 
 def only_table(tree: Path, datasets: list[str], methods: list[str], archs: dict[str, list[str]]) -> None:
