@@ -12,7 +12,7 @@ import pytest
 import reference_loop as reference
 import yaml
 from safetensors.numpy import load_file
-from trees import ROOT, checkout, small_tree, snakemake
+from trees import ROOT, checkout, plan_of, small_tree, snakemake
 
 from lt import posthoc
 from lt.config import Config, Run, load
@@ -174,9 +174,6 @@ def test_the_page_names_recipes_that_are_there() -> None:
 
 @pytest.mark.slow
 def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
-    tree, found = checkout(tmp_path), commands(PAGE)
+    found = commands(PAGE)
     assert len(found) >= 8
-    for command in found:
-        done = snakemake(tree, "-n", *command.split()[1:])
-        assert done.returncode == 0, (command, done.stderr[-2000:])
-        assert "bagmar" in done.stdout + done.stderr, command
+    assert "bagmar" in plan_of(checkout(tmp_path), found)

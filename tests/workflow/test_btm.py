@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from trees import ROOT, checkout, only_table, seed_rows, small_tree, snakemake
+from trees import ROOT, checkout, only_table, plan_of, seed_rows, small_tree, snakemake
 
 from lt.config import Run, load
 from lt.sampling.balanced import expected_overlap, overlap_deviation
@@ -105,13 +105,9 @@ def test_every_merge_rule_makes_its_own_network(made: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_documented_command_has_a_plan(made: Path, command: str) -> None:
-    tree = made.parent / "commands"
-    if not tree.exists():
-        checkout(tree)
-    done = snakemake(tree, "-n", *command.split()[1:])
-    assert done.returncode == 0, done.stderr
+def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
+    plan = plan_of(checkout(tmp_path), COMMANDS)
+    assert "btm_branch" in plan and "mislas_stage2" in plan
 
 
 CASES = {  # data set: (methods, network)

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from trees import ROOT, checkout, small_tree, snakemake
+from trees import ROOT, checkout, plan_of, small_tree, snakemake
 
 from lt import artefact, models
 from lt.config import Run, load
@@ -61,11 +61,9 @@ def test_every_documented_path_is_a_stage_that_the_recipes_have() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_documented_command_has_a_plan(tree: Path, command: str) -> None:
-    done = snakemake(tree, "-n", *command.split()[1:])
-    assert done.returncode == 0, done.stderr
-    assert "ipdpp_pretrain" in done.stdout + done.stderr
+def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
+    plan = plan_of(checkout(tmp_path), COMMANDS)
+    assert "ipdpp_pretrain" in plan
 
 
 @pytest.mark.parametrize(

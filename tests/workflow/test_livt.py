@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trees import ROOT, checkout, small_tree, snakemake
+from trees import ROOT, checkout, plan_of, small_tree, snakemake
 
 from lt.config import Run, load
 from lt.data.rehearse import rehearse
@@ -101,11 +101,9 @@ def test_a_plan_pretrains_once(tree: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_documented_command_has_a_plan(tree: Path, command: str) -> None:
-    done = snakemake(tree, "-n", *command.split()[1:])
-    assert done.returncode == 0, done.stderr
-    assert "livt_" in done.stdout + done.stderr
+def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
+    plan = plan_of(checkout(tmp_path), COMMANDS)
+    assert "livt_pretrain" in plan and "livt_finetune" in plan
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trees import ROOT, checkout, small_tree, snakemake
+from trees import ROOT, checkout, plan_of, small_tree, snakemake
 
 from lt.config import Run, load
 from lt.data.rehearse import rehearse
@@ -52,11 +52,9 @@ def test_students_share_one_teacher(tree: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_documented_command_has_a_plan(tree: Path, command: str) -> None:
-    done = snakemake(tree, "-n", *command.split()[1:])
-    assert done.returncode == 0, done.stderr
-    assert "ride_stage1" in done.stdout + done.stderr or "ldam_drw" in command
+def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
+    plan = plan_of(checkout(tmp_path), COMMANDS)
+    assert "ride_stage1" in plan and "ride_ea" in plan
 
 
 @pytest.mark.slow

@@ -39,6 +39,16 @@ def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=3600)
 
 
+def plan_of(folder: Path, commands: list[str]) -> str:
+    """One dry run over the targets of all documented commands; each of them is in the plan that it returns."""
+    targets = sorted({word for command in commands for word in command.split() if word.startswith("results/")})
+    done = snakemake(folder, "-n", *targets)
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan = done.stdout + done.stderr
+    assert targets and all(target in plan for target in targets), [t for t in targets if t not in plan]
+    return plan
+
+
 def small_tree(family: str, root: Path, *, per_class: int = 1, size: int = 24) -> None:
     """Few training images a class and a handful of others: every one of those passes through the whole network."""
     if family.startswith("cifar"):
