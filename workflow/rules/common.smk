@@ -108,12 +108,22 @@ def predictions(wildcards):
 
 @asked
 def predicted(wildcards):
-    """What a drawing rule reads: the predictions of another stage of this run on the training images."""
+    """The predictions of another stage of this run on the training images, for subsets that are drawn by them."""
     of = LT.stage(run_of(wildcards), "subset").params.of
     if of is None:
         return []
     run, home = LT.home(run_of(wildcards), of)
     return path_of(run, "predictions", "train", home)
+
+
+@asked
+def ride_teacher(wildcards):
+    """The teacher's stage, where the recipe has one."""
+    run = run_of(wildcards)
+    if "teacher" not in LT.stage_names(run.method):
+        return []
+    home, name = LT.home(run, "teacher")
+    return path_of(home, name)
 
 
 @asked

@@ -4,11 +4,7 @@
 #                -> finetune (livt_384, mae_ce, livt_balce, ...)
 #
 # CIFAR fine-tunes from ImageNet-LT's pre-training: its recipes say `use: imagenet_lt:mae/pretrain`.
-
-
-def long_job(wildcards, attempt):
-    """Minutes: 800 epochs of pre-training take half a day on one large GPU."""
-    return 1440 * attempt
+# A day of runtime: 800 epochs of pre-training take half of it on one large GPU.
 
 
 use rule train as livt_pretrain with:
@@ -25,7 +21,7 @@ use rule train as livt_pretrain with:
         method=of_paper("livt"),
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=long_job,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
 
 
 use rule train as livt_finetune with:
@@ -43,4 +39,4 @@ use rule train as livt_finetune with:
         method=of_paper("livt"),
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=long_job,
+        runtime=lambda wildcards, attempt: 1440 * attempt,

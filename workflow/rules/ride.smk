@@ -9,16 +9,6 @@
 # A teacher is the stage 1 of another recipe (`teacher: {use: ride6/stage1}`), which many students share.
 
 
-@asked
-def ride_teacher(wildcards):
-    """The teacher's stage, where the recipe has one."""
-    run = run_of(wildcards)
-    if "teacher" not in LT.stage_names(run.method):
-        return []
-    home, name = LT.home(run, "teacher")
-    return path_of(home, name)
-
-
 use rule train as ride_stage1 with:
     input:
         recipe=recipe_of("stage1"),
