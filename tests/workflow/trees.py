@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from lt.data.lists import OFFICIAL
-from lt.data.rehearse import images_for_list, rehearse
+from lt.data.rehearse import default_counts, images_for_list, rehearse
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("lt", "scripts", "workflow", "profiles", "Snakefile", "params.yaml", "environment.yml")
@@ -50,11 +51,16 @@ def plan_of(folder: Path, commands: list[str]) -> str:
 
 
 def small_tree(family: str, root: Path, *, per_class: int = 1, size: int = 24) -> None:
-    """Few training images a class and a handful of others: every one of those passes through the whole network."""
+    """Few training images a class and a handful of others: every one of those passes through the whole network.
+
+    The first class has one image more: what smooths by class size needs two sizes.
+    """
     if family.startswith("cifar"):
         rehearse(family, root / family.removesuffix("_lt"), test_per_class=1)
         return
-    rehearse(family, root / family, cap=per_class, test_per_class=1, pixels="none")
+    counts = np.minimum(default_counts(family), per_class)
+    counts[0] += 1
+    rehearse(family, root / family, counts=counts, test_per_class=1, pixels="none")
     for part, name in OFFICIAL[family].items():
         file = root / family / name
         if part != "train":
