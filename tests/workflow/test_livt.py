@@ -132,8 +132,6 @@ CASES = {  # data set: methods, networks
     "imagenet_lt": (("livt", "livt_384", "mae_ce"), ["vit_tiny"]),
     "imagenet_lt/base": (("livt_token", "livt_lade", "deit"), ["vit_base"]),
     "inat18": (("livt", "vit_ce"), ["vit_base"]),
-    "places_lt": (("livt", "deit"), ["vit_base"]),
-    "cifar100_lt_if100": (("livt", "livt_ldam"), ["vit_base"]),
 }
 
 
