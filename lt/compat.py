@@ -14,12 +14,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import library as operators
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library: torch.library.Library | None = None  # kept: dropping it would take the declarations back
+_declared: operators.Library | None = None  # kept: dropping it would take the declarations back
 
 
 def _operators_load() -> bool:
@@ -38,7 +39,7 @@ def _operators_load() -> bool:
 
 
 if not _operators_load():
-    _library = torch.library.Library("torchvision", "DEF")
+    _declared = operators.Library("torchvision", "DEF")
     for _schema in _SCHEMAS:
-        _library.define(_schema)
+        _declared.define(_schema)
     warnings.filterwarnings("ignore", message="Failed to load image Python extension")
