@@ -12,6 +12,8 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/recipes.smk"
 include: "workflow/rules/verbs.smk"
 include: "workflow/rules/imports.smk"
 include: "workflow/rules/baselines.smk"

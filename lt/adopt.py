@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lt import artefact
-from lt.config import RUN, Run
 from lt.errors import UserError, pick
+from lt.schema import RUN, Run
 from lt.stages import recipe as recipes
 
 

@@ -8,58 +8,18 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from lt import checks
+from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of
 from lt.errors import UserError, nearest
-from lt.schema import STAGES, Dataset, Params, Strict
-
-RECIPE_KEYS = (
-    "paper",
-    "title",
-    "extends",
-    "source",
-    "verified",
-    "note",
-    "report",
-    "why_not",
-    "stages",
-    "sets",
-    "runs",
-)
-SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
-DATASET_META = ("extends", "note", "source_of_numbers")
-STAGE_META = ("use",)
-RESERVED = ("tables", "figures", "report", "metrics", "recipes")
-IMPLICIT = ("predict", "evaluate")
-NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-RUN = re.compile(r"(?P<dataset>[a-z0-9_]+)/(?P<method>[a-z0-9_]+)/(?P<arch>[a-z0-9_]+)/seed(?P<seed>\d+)")
-
-
-@dataclass(frozen=True)
-class Run:
-    """The identity of a run; its path is its name."""
-
-    dataset: str
-    method: str
-    arch: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.dataset}/{self.method}/{self.arch}/seed{self.seed}"
-
-    @classmethod
-    def parse(cls, text: str) -> Run:
-        match = RUN.fullmatch(text.strip("/"))
-        if not match:
-            raise UserError(f"run '{text}': expected <dataset>/<method>/<arch>/seed<k>, as digits/ce/resnet8/seed0")
-        return cls(match["dataset"], match["method"], match["arch"], int(match["seed"]))
+from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
 
 
 @dataclass
@@ -88,32 +48,6 @@ def load(path: str | Path = "params.yaml") -> Config:
     return Config(raw, file=str(path))
 
 
-def problems_of(error: ValidationError, prefix: str, model: type[Strict] | None = None) -> Iterator[str]:
-    """One line a problem: key path, what was expected, nearest valid name."""
-    for item in error.errors():
-        place = ".".join([prefix, *(str(p) for p in item["loc"])]).strip(".")
-        if item["type"] == "extra_forbidden":
-            known = _keys_at(model, item["loc"][:-1]) if model else []
-            yield f"{place}: unknown key{nearest(str(item['loc'][-1]), known)}"
-        elif item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
-            hint = "; write 1.0e-4, not 1e-4" if "e" in item["input"].lower() else ""
-            yield f"{place}: expected a number, found the text '{item['input']}'{hint}"
-        else:
-            found = "" if item["type"] == "missing" else f", found {item['input']!r}"
-            yield f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
-
-
-def _keys_at(model: Any, path: tuple) -> list[str]:
-    for part in path:
-        fields = getattr(model, "model_fields", None)
-        if fields is None:  # dict[str, Model]: the key is a name of the user's
-            inner = get_args(model)
-            model = inner[-1] if inner else None
-        else:
-            model = fields[part].annotation if part in fields else None
-    return list(getattr(model, "model_fields", {}))
-
-
 class Config:
     """Checked parameters, and the questions that scripts and rules ask of them."""
 
@@ -125,106 +59,11 @@ class Config:
             self.params = Params.model_validate(raw)
         except ValidationError as error:
             raise UserError(self._lines(problems_of(error, "", Params))) from None
-        problems = [*self._check_datasets(), *self._check_recipes(), *self._check_tables()]
-        if problems:
+        if problems := list(checks.problems(self)):
             raise UserError(self._lines(problems))
 
-    def _lines(self, problems) -> str:
+    def _lines(self, problems: Iterable[str]) -> str:
         return "\n".join(f"{self.file}: {line}" for line in problems)
-
-    # checks ---------------------------------------------------------------------------------------------------
-
-    def _check_datasets(self) -> Iterator[str]:
-        for name, body in self.params.datasets.items():
-            if not NAME.fullmatch(name) or name in RESERVED:
-                yield f"datasets.{name}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
-                continue
-            parent = body.get("extends")
-            if parent is not None and parent not in self.params.datasets:
-                yield f"datasets.{name}.extends: no such data set{nearest(parent, self.params.datasets)}"
-                continue
-            try:
-                self.dataset(name)
-            except UserError as error:
-                yield from (line.removeprefix(f"{self.file}: ") for line in str(error).splitlines())
-
-    def _check_recipes(self) -> Iterator[str]:
-        for method, body in self.params.recipes.items():
-            place = f"recipes.{method}"
-            if not NAME.fullmatch(method) or method in RESERVED:
-                yield f"{place}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
-                continue
-            yield from self._unknown(body, RECIPE_KEYS, place)
-            parent = body.get("extends")
-            if parent is not None and parent not in self.params.recipes:
-                yield f"{place}.extends: no such recipe{nearest(parent, self.params.recipes)}"
-                continue
-            if "paper" not in body and parent is None:
-                yield f"{place}.paper: missing; the rules file that holds its graph"
-            yield from self._check_sets(method, body)
-
-    def _check_sets(self, method: str, body: dict) -> Iterator[str]:
-        names = self.dataset_names()
-        stages = self._stage_names(method)
-        for key, entry in (body.get("sets") or {}).items():
-            place = f"recipes.{method}.sets.{key}"
-            if key not in names:
-                yield f"{place}: no such data set or family{nearest(key, names)}"
-                continue
-            yield from self._unknown(entry or {}, SET_KEYS, place)
-            for arch, inner in ((entry or {}).get("archs") or {}).items():
-                yield from self._unknown(inner or {}, SET_KEYS[1:5], f"{place}.archs.{arch}")
-        for origin, layer in self._own_layers(method):
-            for stage, values in (layer.get("stages") or {}).items():
-                if stage not in stages:
-                    yield f"{origin}.stages.{stage}: no such stage{nearest(stage, stages)}"
-                    continue
-                yield from self._check_stage(method, stage, values or {}, f"{origin}.stages.{stage}")
-        for text in body.get("runs") or {}:
-            try:
-                run = Run.parse(text)
-            except UserError as error:
-                yield f"recipes.{method}.runs: {error}"
-                continue
-            if run.method != method:
-                yield f"recipes.{method}.runs.{text}: belongs to method '{run.method}'"
-
-    def _check_stage(self, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
-        if "use" in values:
-            target = str(values["use"]).split(":")[-1].split("/")[0]
-            if target not in self.params.recipes:
-                yield f"{place}.use: no such recipe{nearest(target, self.params.recipes)}"
-            return
-        verb = self._verb(method, stage)
-        if verb not in STAGES:
-            yield f"{place}.verb: no such verb '{verb}'{nearest(verb, STAGES)}"
-            return
-        from lt import registry
-
-        try:  # a layer is partial: what is missing may stand in another one
-            STAGES[verb].model_validate({k: v for k, v in values.items() if k not in STAGE_META})
-        except ValidationError as error:
-            partial = [e for e in problems_of(error, place, STAGES[verb]) if "field required" not in e]
-            yield from partial
-            if partial:
-                return
-        yield from registry.check(values, place, verb)
-
-    def _check_tables(self) -> Iterator[str]:
-        for name, table in self.params.tables.items():
-            for dataset in table.datasets:
-                if not self.has_dataset(dataset):
-                    yield f"tables.{name}.datasets: {dataset}: no such data set{nearest(dataset, self.params.datasets)}"
-            for entry in table.methods:
-                method = entry.split("/")[0]
-                if method not in self.params.recipes:
-                    yield f"tables.{name}.methods: {method}: no such recipe{nearest(method, self.params.recipes)}"
-
-    @staticmethod
-    def _unknown(body: dict, known: tuple[str, ...], place: str) -> Iterator[str]:
-        for key in body:
-            if key not in known:
-                yield f"{place}.{key}: unknown key{nearest(key, known)}"
 
     # data sets ------------------------------------------------------------------------------------------------
 
@@ -281,7 +120,8 @@ class Config:
                 return self.recipe(name)[key]
         return default
 
-    def _own_layers(self, method: str) -> Iterator[tuple[str, dict]]:
+    def own_layers(self, method: str) -> Iterator[tuple[str, dict]]:
+        """What a recipe itself says, place by place; what it extends comes on top in `layers`."""
         body, place = self.recipe(method), f"recipes.{method}"
         yield place, body
         for key, entry in (body.get("sets") or {}).items():
@@ -293,17 +133,13 @@ class Config:
 
     @functools.cache  # noqa: B019
     def _layers_by_place(self, method: str) -> dict[str, dict]:
-        return dict(self._own_layers(method))
+        return dict(self.own_layers(method))
 
     def layers(self, run: Run) -> Iterator[tuple[str, dict]]:
         """The layers that apply to this run, weakest first."""
         base, _ = self.split_overlay(run.dataset)
         family = self.dataset(run.dataset).family
         for method in self.ancestry(run.method):
-            wanted = {f"recipes.{method}"}
-            for key in (family, base):
-                wanted |= {f"recipes.{method}.sets.{key}", f"recipes.{method}.sets.{key}.archs.{run.arch}"}
-            wanted.add(f"recipes.{method}.runs.{run}")
             own = self._layers_by_place(method)
             order = [f"recipes.{method}"]
             for key in dict.fromkeys((family, base)):
@@ -311,15 +147,12 @@ class Config:
             order.append(f"recipes.{method}.runs.{run}")
             yield from ((name, own[name]) for name in order if name in own)
 
-    def _stage_names(self, method: str) -> list[str]:
+    def stage_names(self, method: str) -> list[str]:
+        """Stages in the order in which the recipe lists them; predict and evaluate always exist."""
         names: dict[str, None] = {}
         for name in self.ancestry(method):
             names.update(dict.fromkeys(self.recipe(name).get("stages") or {}))
         return [n for n in names if n not in IMPLICIT] + list(IMPLICIT)
-
-    def stage_names(self, method: str) -> list[str]:
-        """Stages in the order in which the recipe lists them; predict and evaluate always exist."""
-        return self._stage_names(method)
 
     def own_stages(self, run: Run) -> list[str]:
         """The stages that live with this run, not shared from another."""
@@ -328,9 +161,9 @@ class Config:
     def stages_of(self, run: Run) -> list[str]:
         """The stages that this run has: one that is declared empty (`stage1: {}`) exists where a layer fills it."""
         filled = {name for _, layer in self.layers(run) for name, body in (layer.get("stages") or {}).items() if body}
-        return [s for s in self._stage_names(run.method) if s in filled or s in IMPLICIT]
+        return [s for s in self.stage_names(run.method) if s in filled or s in IMPLICIT]
 
-    def _verb(self, method: str, stage: str) -> str:
+    def verb(self, method: str, stage: str) -> str:
         if stage in IMPLICIT:
             return stage
         for name in reversed(self.ancestry(method)):
@@ -341,7 +174,7 @@ class Config:
 
     def final_stage(self, method: str) -> str:
         """The node whose predictions the tables report."""
-        own = [s for s in self._stage_names(method) if s not in IMPLICIT]
+        own = [s for s in self.stage_names(method) if s not in IMPLICIT]
         return self.meta(method, "report") or own[-1]
 
     def archs(self, method: str, dataset: str) -> list[str]:
@@ -374,10 +207,10 @@ class Config:
     @functools.cache  # noqa: B019
     def stage(self, run: Run, stage: str) -> Stage:
         """The checked parameters of one stage of one run, with their origins."""
-        names = self._stage_names(run.method)
+        names = self.stage_names(run.method)
         if stage not in names:
             raise UserError(f"{self.file}: recipes.{run.method}: no such stage '{stage}'{nearest(stage, names)}")
-        verb, values, origin = self._verb(run.method, stage), {}, {}
+        verb, values, origin = self.verb(run.method, stage), {}, {}
         source, verified = None, False
         for place, layer in [*self.layers(run), *self._overlay_layer(run, verb, stage)]:
             body = {k: v for k, v in ((layer.get("stages") or {}).get(stage) or {}).items() if k not in STAGE_META}
@@ -409,7 +242,7 @@ class Config:
 
     # tables ---------------------------------------------------------------------------------------------------
 
-    def table(self, name: str):
+    def table(self, name: str) -> Table:
         base, overlay = name, None
         for known in self.params.overlays:
             if name.endswith(f"_{known}") and name.removesuffix(f"_{known}") in self.params.tables:

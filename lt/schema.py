@@ -1,14 +1,40 @@
 """What may stand in params.yaml: pydantic models, one class per section.
 
 Unknown keys and wrong types are refused; numbers are never read from strings (YAML 1.1 reads `1e-4` as text).
-Names of losses, samplers, networks and presets are checked against their registries in `lt.config`.
+Names of losses, samplers, networks and presets are checked against their registries in `lt.checks`.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from lt.errors import UserError
+
+RUN = re.compile(r"(?P<dataset>[a-z0-9_]+)/(?P<method>[a-z0-9_]+)/(?P<arch>[a-z0-9_]+)/seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The identity of a run; its path is its name."""
+
+    dataset: str
+    method: str
+    arch: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.method}/{self.arch}/seed{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str) -> Run:
+        match = RUN.fullmatch(text.strip("/"))
+        if not match:
+            raise UserError(f"run '{text}': expected <dataset>/<method>/<arch>/seed<k>, as digits/ce/resnet8/seed0")
+        return cls(match["dataset"], match["method"], match["arch"], int(match["seed"]))
 
 
 class Strict(BaseModel):

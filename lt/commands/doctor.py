@@ -201,7 +201,7 @@ def _pretrained(config: Config) -> dict[str, list[str]]:
     """Networks that some layer of a recipe starts from torchvision's weights."""
     found: dict[str, list[str]] = {}
     for method in config.params.recipes:
-        for _, layer in config._own_layers(method):
+        for _, layer in config.own_layers(method):
             for values in (layer.get("stages") or {}).values():
                 arch = (values or {}).get("pretrained")
                 if arch and method not in found.setdefault(arch, []):

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lt.config import RUN, Config, Run
+from lt.config import Config
 from lt.data import cifar_files, sources
 from lt.data.lists import OFFICIAL, find_list, known_files
 from lt.errors import UserError
-from lt.schema import Dataset
+from lt.schema import RUN, Dataset, Run
 
 WEIGHTS = Path("data") / "weights"
 

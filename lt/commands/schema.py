@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lt.config import DATASET_META, RECIPE_KEYS, SET_KEYS
+from lt.checks import DATASET_META, RECIPE_KEYS, SET_KEYS
 from lt.schema import STAGES, Dataset, Params
 
 FILE = Path("workflow/schemas/params.schema.json")

@@ -21,9 +21,12 @@ SAMPLERS = {
     "uniform": "uniform without replacement from the given source",
     "exact": "k-DPP, exact",
     "mcmc": "k-DPP, exchange chain run until mixed",
+    "mcmc_last": "the released chain, read at its last state instead of its first",
     "dppy": "k-DPP by DPPy, small classes only",
 }
 KERNELS = ("code", "paper", "features")
+RELEASED = ("official", "mcmc_last")  # they bring the released source, classes from the last to the first
+RELEASED_STEPS = 9  # after the start, of which half are proposals
 START_DET = 1e-9  # below it the released chain redraws its start
 START_TRIALS = 100
 
@@ -37,29 +40,39 @@ def draw(
     p: np.ndarray | None = None,
     features: np.ndarray | None = None,
     source: Source | None = None,
+    steps: int | None = None,
 ) -> np.ndarray:
     """Positions (int64) of a subset with at most `k` samples a class, class after class in label order.
 
     `p` [N] holds the probability of each sample's own label (kernels code and paper), `features` [N, d] the
     rows of the feature kernel. `k` is one number or one a class. A class with no more than k samples is kept
-    whole and uses no randomness. `official` takes no source: its own is part of what was released.
+    whole and uses no randomness. `official` and `mcmc_last` take no source: theirs is part of what was released.
+    `steps` of the chain: proposals for `mcmc` (20 k by default), transitions for `mcmc_last` (9, as released).
     """
     pick("sampler", sampler, SAMPLERS)
     pick("kernel", kernel, dict.fromkeys(KERNELS))
     groups = dict(sorted(by_class(labels).items()))
     sizes = {label: _size(k, label) for label in groups}
-    if sampler == "official":
-        chosen = _official(groups, sizes, np.random.RandomState(42) if source is None else source)
+    if steps is not None and (int(steps) != steps or steps < 1):
+        raise UserError(f"dpp: steps is {steps}; expected a whole number, at least 1")
+    if sampler in RELEASED:
+        values = None
+        if sampler == "mcmc_last":
+            if kernel == "features":
+                raise UserError("dpp: sampler 'mcmc_last' has no feature kernel; expected 'exact' or 'dppy'")
+            values = _values(kernel, p, features, len(np.asarray(labels)))
+        source = np.random.RandomState(42) if source is None else source
+        chosen = _released(groups, sizes, source, values, kernel, steps or RELEASED_STEPS)
         return np.concatenate([chosen[label] for label in groups])
     if source is None:
-        raise UserError(f"dpp: sampler '{sampler}' needs a source of randomness; only 'official' has its own")
+        raise UserError(f"dpp: sampler '{sampler}' needs a source of randomness; only the released ones have their own")
     values = None if sampler == "uniform" else _values(kernel, p, features, len(np.asarray(labels)))
     picked = []
     for label, positions in groups.items():
         if len(positions) > sizes[label]:
             rows = None if values is None else values[positions]
             try:
-                inside = _one_class(len(positions), sizes[label], rows, sampler, kernel, source)
+                inside = _one_class(len(positions), sizes[label], rows, sampler, kernel, source, steps)
             except UserError as error:
                 raise UserError(f"dpp: class {label}: {str(error).removeprefix('dpp: ')}") from None
             positions = positions[inside]
@@ -122,7 +135,9 @@ def official_chain(
     return np.array(chain)
 
 
-def _one_class(total: int, k: int, values: np.ndarray | None, sampler: str, kernel: str, source: Source) -> np.ndarray:
+def _one_class(
+    total: int, k: int, values: np.ndarray | None, sampler: str, kernel: str, source: Source, steps: int | None
+) -> np.ndarray:
     if sampler == "uniform":
         return np.sort(source.permutation(total)[:k])
     if kernel == "features":
@@ -134,7 +149,7 @@ def _one_class(total: int, k: int, values: np.ndarray | None, sampler: str, kern
     if sampler == "exact":
         return RankOne(values, k, kernel).draw(source)
     if sampler == "mcmc":
-        return exchange(values, k, source, kernel=kernel)
+        return exchange(values, k, source, kernel=kernel, steps=steps)
     if math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) > 700:
         raise UserError(
             f"dpp: dppy overflows for N={total}, k={k} and would silently drop the samples of lowest p; "
@@ -143,19 +158,27 @@ def _one_class(total: int, k: int, values: np.ndarray | None, sampler: str, kern
     return dppy_draw(kernel_matrix(values, kernel), k, source)
 
 
-def _official(
-    groups: Mapping[int, np.ndarray], sizes: Mapping[int, int], source: np.random.RandomState
+def _released(
+    groups: Mapping[int, np.ndarray],
+    sizes: Mapping[int, int],
+    source: np.random.RandomState,
+    p: np.ndarray | None,
+    kernel: str,
+    steps: int,
 ) -> dict[int, np.ndarray]:
-    """Classes from last to first; what the nine transitions after the start draw only moves the stream."""
+    """Classes from last to first. Without p the chain's start, whatever the transitions after it do."""
     if not isinstance(source, np.random.RandomState):
-        raise UserError("dpp: sampler 'official' draws from numpy's RandomState; leave its source out")
+        raise UserError("dpp: the released samplers draw from numpy's RandomState; leave the source out")
     chosen = {}
     for label in reversed(groups):
         positions, k = groups[label], sizes[label]
         total = len(positions)
-        if total > k:
+        if total > k and p is not None:
+            chain = official_chain(p[positions], k, source, kernel=kernel, states=steps + 1)
+            positions = positions[np.sort(chain[-1])]
+        elif total > k:
             positions = positions[source.choice(total, k, replace=False)]
-            for _ in range(9):
+            for _ in range(steps):  # they only move the stream
                 if source.rand() < 0.5:
                     source.choice(k)
                     source.choice(total - k)

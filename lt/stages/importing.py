@@ -21,8 +21,7 @@ from lt.errors import UserError, pick
 from lt.models import convert, convert_livt
 from lt.models.importing import file_digest, load_official
 from lt.stages.common import Recipe, open_split
-from lt.stages.networks import network_options
-from lt.stages.train import save_weights
+from lt.stages.networks import network_options, save_weights
 
 WEIGHTS = Path("data") / "weights"
 

@@ -10,9 +10,10 @@ import torch
 
 from lt import artefact, engine, metrics
 from lt import merge as merging
+from lt.stages.batches import evaluation_loader
 from lt.stages.common import Recipe, open_split, set_threads
-from lt.stages.predict import network_of, part_of
-from lt.stages.train import evaluation_loader, save_weights
+from lt.stages.networks import network_of, save_weights
+from lt.stages.predict import part_of
 
 
 def merge(

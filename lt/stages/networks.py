@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,15 @@ def check_groups(params: dict[str, Any], *, world: int) -> None:
                 f"group_size: groups of {size} images do not fit the {share} that batch {params['batch']} leaves with "
                 f"accumulate {params['accumulate']} on {world} ranks; accumulate less, or set across_ranks: true"
             )
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
+    except SafetensorError as error:  # Rust's wording of an error of the operating system
+        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+        raise OSError(number, str(error), str(path)) from None

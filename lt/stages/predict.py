@@ -12,9 +12,9 @@ import torch
 
 from lt import artefact, distributed, engine, flops
 from lt.errors import UserError
+from lt.stages.batches import evaluation_loader
 from lt.stages.common import Recipe, load_source, open_split, set_threads
 from lt.stages.networks import network_of
-from lt.stages.train import evaluation_loader
 
 
 def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: str = "test", out: str | Path) -> None:

@@ -19,6 +19,7 @@ from lt import artefact, distributed, rng
 from lt.data.loader import Batch, Loader
 from lt.sampling import dpp
 from lt.sampling.balanced import by_class
+from lt.stages.batches import preset
 
 # number of the draw -> p [n] and features [n, d], or None, of the images whose class is too large
 Look = Callable[[int], tuple[np.ndarray, np.ndarray | None]]
@@ -194,8 +195,6 @@ def _in_order(joined: dict[str, Tensor], indices: Tensor) -> tuple[Tensor, Tenso
 
 def build(job: Any, make: Callable[[np.ndarray], Loader]) -> Redrawn:
     """The redrawing loader of a training stage, whose images p is measured on as `p_transform` says."""
-    from lt.stages.train import preset
-
     rule, p = job.params["redraw"], job.params
     chosen = p["augment"] if rule["p_transform"] == "train" else p["eval_augment"]
     labels = job.labels[job.indices]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import errno
 import importlib
-import math
 import os
 import shutil
 import time
@@ -19,10 +17,10 @@ import torch
 from torch import nn
 
 from lt import artefact, distributed, engine, models, optim, rng, tasks
-from lt.data import augment
 from lt.data.loader import Loader
 from lt.errors import UserError
 from lt.scratch import Scratch, hold, home, key_of
+from lt.stages.batches import evaluation_loader, options_of, preset, steps_of
 from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
 from lt.stages.networks import (
     check_groups,
@@ -31,6 +29,7 @@ from lt.stages.networks import (
     load_weights,
     network_of,
     network_options,
+    save_weights,
 )
 from lt.stages.parts import loader_of, loss_of, meta_inputs
 from lt.stages.progress import Progress
@@ -320,67 +319,6 @@ class Job:
             **{k: v for k, v in history[-1].items() if k != "epoch"},
         }
         (draft / "metrics.json").write_text(artefact.dump(summary))
-
-
-def steps_of(rule: str | int, images: int, batch: int) -> int:
-    """Micro-batches in an epoch: a rule over the training list, or a number."""
-    if isinstance(rule, int):
-        return rule
-    return {
-        "ceil": math.ceil(images / batch),
-        "floor": images // batch,
-        "ceil+1": math.ceil(images / batch) + 1,
-    }[rule]
-
-
-def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in chosen.items() if k != "name"}
-
-
-def preset(chosen: dict[str, Any], data: dict[str, Any], params: dict[str, Any]) -> Any:
-    """An augmentation for a training stage's images, whose size and statistics may be its own."""
-    options, own = options_of(chosen), {k: v for k, v in (params.get("image") or {}).items() if v is not None}
-    image = {**data["image"], **own}
-    if augment.takes(chosen["name"], "size"):
-        options.setdefault("size", image["size"])
-    return augment.build(chosen["name"], mean=image["mean"], std=image["std"], **options)
-
-
-def evaluation_loader(
-    source: Any,
-    indices: np.ndarray,
-    labels: np.ndarray,
-    chosen: dict,
-    recipe: Recipe,
-    batch: int,
-    device: torch.device,
-    stage: dict[str, Any] | None = None,
-) -> Loader:
-    """Every image once, in order, as the training stage `stage` sees them; ranks share the list without overlap."""
-    return Loader(
-        source,
-        indices,
-        labels=labels[indices],
-        preset=preset(chosen, recipe.data, stage or {}),
-        batch_size=batch,
-        seed=0,
-        shuffle=False,
-        device=device,
-        rank=distributed.rank(),
-        world=distributed.world(),
-    )
-
-
-def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
-    except SafetensorError as error:  # Rust's wording of an error of the operating system
-        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(number, str(error), str(path)) from None
 
 
 def _average(model: nn.Module, decay: float | None) -> nn.Module | None:

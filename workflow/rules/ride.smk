@@ -13,7 +13,7 @@ use rule train as ride_stage1 with:
     input:
         recipe=recipe_of("stage1"),
         split=split_of,
-        teacher=ride_teacher,
+        teacher=optional("teacher"),
     output:
         f"{SEED}/stage1/manifest.json",
     log:

@@ -1,19 +1,6 @@
 # Many runs -> one table beside the published numbers.
 
 
-rule table_recipe:
-    output:
-        "results/recipes/{table}.json",
-    log:
-        "logs/recipes/{table}.log",
-    conda:
-        ENV
-    params:
-        recipe=table_recipe,
-    shell:
-        "python scripts/recipe.py --table {wildcards.table} --log {log}"
-
-
 rule tabulate:
     input:
         recipe="results/recipes/{table}.json",

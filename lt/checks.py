@@ -1,0 +1,164 @@
+"""What is wrong with a params.yaml, one line a problem: key path, what was expected, nearest valid name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import ValidationError
+
+from lt import registry
+from lt.errors import UserError, nearest
+from lt.schema import STAGES, Run, Strict
+
+if TYPE_CHECKING:
+    from lt.config import Config
+
+RECIPE_KEYS = (
+    "paper",
+    "title",
+    "extends",
+    "source",
+    "verified",
+    "note",
+    "report",
+    "why_not",
+    "stages",
+    "sets",
+    "runs",
+)
+SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
+DATASET_META = ("extends", "note", "source_of_numbers")
+STAGE_META = ("use",)
+RESERVED = ("tables", "figures", "report", "metrics", "recipes")
+IMPLICIT = ("predict", "evaluate")
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+def problems(config: Config) -> Iterator[str]:
+    """What the models cannot see: names that refer to each other, layers, registries."""
+    yield from _datasets(config)
+    yield from _recipes(config)
+    yield from _tables(config)
+
+
+def problems_of(error: ValidationError, prefix: str, model: type[Strict] | None = None) -> Iterator[str]:
+    """One line a problem: key path, what was expected, nearest valid name."""
+    for item in error.errors():
+        place = ".".join([prefix, *(str(p) for p in item["loc"])]).strip(".")
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1]) if model else []
+            yield f"{place}: unknown key{nearest(str(item['loc'][-1]), known)}"
+        elif item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
+            hint = "; write 1.0e-4, not 1e-4" if "e" in item["input"].lower() else ""
+            yield f"{place}: expected a number, found the text '{item['input']}'{hint}"
+        else:
+            found = "" if item["type"] == "missing" else f", found {item['input']!r}"
+            yield f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
+
+
+def _keys_at(model: Any, path: tuple) -> list[str]:
+    for part in path:
+        fields = getattr(model, "model_fields", None)
+        if fields is None:  # dict[str, Model]: the key is a name of the user's
+            inner = get_args(model)
+            model = inner[-1] if inner else None
+        else:
+            model = fields[part].annotation if part in fields else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _datasets(config: Config) -> Iterator[str]:
+    for name, body in config.params.datasets.items():
+        if not NAME.fullmatch(name) or name in RESERVED:
+            yield f"datasets.{name}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
+            continue
+        parent = body.get("extends")
+        if parent is not None and parent not in config.params.datasets:
+            yield f"datasets.{name}.extends: no such data set{nearest(parent, config.params.datasets)}"
+            continue
+        try:
+            config.dataset(name)
+        except UserError as error:
+            yield from (line.removeprefix(f"{config.file}: ") for line in str(error).splitlines())
+
+
+def _recipes(config: Config) -> Iterator[str]:
+    for method, body in config.params.recipes.items():
+        place = f"recipes.{method}"
+        if not NAME.fullmatch(method) or method in RESERVED:
+            yield f"{place}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
+            continue
+        yield from _unknown(body, RECIPE_KEYS, place)
+        parent = body.get("extends")
+        if parent is not None and parent not in config.params.recipes:
+            yield f"{place}.extends: no such recipe{nearest(parent, config.params.recipes)}"
+            continue
+        if "paper" not in body and parent is None:
+            yield f"{place}.paper: missing; the rules file that holds its graph"
+        yield from _sets(config, method, body)
+
+
+def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
+    names = config.dataset_names()
+    stages = config.stage_names(method)
+    for key, entry in (body.get("sets") or {}).items():
+        place = f"recipes.{method}.sets.{key}"
+        if key not in names:
+            yield f"{place}: no such data set or family{nearest(key, names)}"
+            continue
+        yield from _unknown(entry or {}, SET_KEYS, place)
+        for arch, inner in ((entry or {}).get("archs") or {}).items():
+            yield from _unknown(inner or {}, SET_KEYS[1:5], f"{place}.archs.{arch}")
+    for origin, layer in config.own_layers(method):
+        for stage, values in (layer.get("stages") or {}).items():
+            if stage not in stages:
+                yield f"{origin}.stages.{stage}: no such stage{nearest(stage, stages)}"
+                continue
+            yield from _stage(config, method, stage, values or {}, f"{origin}.stages.{stage}")
+    for text in body.get("runs") or {}:
+        try:
+            run = Run.parse(text)
+        except UserError as error:
+            yield f"recipes.{method}.runs: {error}"
+            continue
+        if run.method != method:
+            yield f"recipes.{method}.runs.{text}: belongs to method '{run.method}'"
+
+
+def _stage(config: Config, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
+    if "use" in values:
+        target = str(values["use"]).split(":")[-1].split("/")[0]
+        if target not in config.params.recipes:
+            yield f"{place}.use: no such recipe{nearest(target, config.params.recipes)}"
+        return
+    verb = config.verb(method, stage)
+    if verb not in STAGES:
+        yield f"{place}.verb: no such verb '{verb}'{nearest(verb, STAGES)}"
+        return
+    try:  # a layer is partial: what is missing may stand in another one
+        STAGES[verb].model_validate({k: v for k, v in values.items() if k not in STAGE_META})
+    except ValidationError as error:
+        partial = [e for e in problems_of(error, place, STAGES[verb]) if "field required" not in e]
+        yield from partial
+        if partial:
+            return
+    yield from registry.check(values, place, verb)
+
+
+def _tables(config: Config) -> Iterator[str]:
+    for name, table in config.params.tables.items():
+        for dataset in table.datasets:
+            if not config.has_dataset(dataset):
+                yield f"tables.{name}.datasets: {dataset}: no such data set{nearest(dataset, config.params.datasets)}"
+        for entry in table.methods:
+            method = entry.split("/")[0]
+            if method not in config.params.recipes:
+                yield f"tables.{name}.methods: {method}: no such recipe{nearest(method, config.params.recipes)}"
+
+
+def _unknown(body: dict, known: tuple[str, ...], place: str) -> Iterator[str]:
+    for key in body:
+        if key not in known:
+            yield f"{place}.{key}: unknown key{nearest(key, known)}"
