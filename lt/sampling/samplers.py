@@ -284,6 +284,19 @@ class Instance(Sampler):
         return np.concatenate(parts)[:length] if parts else np.empty(0, dtype=np.int64)
 
 
+class OfficialOrder(Sampler):
+    """One permutation for every epoch and every run: torch's DistributedSampler with seed 0, never told the epoch.
+
+    So does IP-DPP's released pre-training on one device: with whole batches the same images are left out each time.
+    """
+
+    def epoch(self, epoch: int, length: int) -> np.ndarray:
+        import torch
+
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0)).numpy()
+        return np.resize(order, length)
+
+
 def _counts(labels: object, num_classes: int) -> np.ndarray:
     return np.maximum(np.bincount(checked_labels(labels, num_classes), minlength=num_classes), 1).astype(np.float64)
 
@@ -324,6 +337,7 @@ def meta(*, labels: object, num_classes: int, source: object, init_pow: float = 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "instance": Instance,
+    "official_order": OfficialOrder,
     "class_aware": ClassAware,
     "class_priority": ClassPriority,
     "mixed_priority": MixedPriority,

@@ -21,16 +21,18 @@ def drawn(
     k: int,
     sampler: str = "exact",
     kernel: str = "paper",
+    mcmc_steps: int | None = None,
 ) -> np.ndarray:
-    """Positions in the source. Each index is a draw of its own; the released sampler has only one."""
+    """Positions in the source. Each index is a draw of its own; the released samplers have only one."""
     labels = lists.relabel(source.labels)[lists.train]
     p = features = None
     if "predictions" in inputs:
         p, features = seen(inputs["predictions"] / "predictions.npz", lists.train, labels, kernel=kernel)
     elif sampler not in ("official", "uniform"):
         raise UserError(f"subset: rule dpp: sampler '{sampler}' needs a model's predictions; set of: <stage>")
-    generator = None if sampler == "official" else rng.stream(seed, "subset", "dpp", index)
-    picked = dpp.draw(labels, k, sampler=sampler, kernel=kernel, p=p, features=features, source=generator)
+    generator = None if sampler in dpp.RELEASED else rng.stream(seed, "subset", "dpp", index)
+    given = {"sampler": sampler, "kernel": kernel, "p": p, "features": features, "steps": mcmc_steps}
+    picked = dpp.draw(labels, k, source=generator, **given)
     return lists.train[picked]
 
 

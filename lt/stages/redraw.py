@@ -44,7 +44,8 @@ def draw(labels: np.ndarray, p: np.ndarray, features: np.ndarray | None, *, rule
     lets one such generator run on instead.
     """
     options = {"sampler": rule["sampler"], "kernel": rule["kernel"], "p": p, "features": features}
-    if rule["sampler"] != "official":
+    options["steps"] = rule.get("mcmc_steps")
+    if rule["sampler"] not in dpp.RELEASED:
         return dpp.draw(labels, rule["k"], source=rng.stream(seed, "subset", "redraw", number), **options)
     source = np.random.RandomState(RELEASED_SEED)
     for _ in range(0 if rule["reseed"] else number):

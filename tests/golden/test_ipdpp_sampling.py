@@ -81,3 +81,15 @@ def test_released_selection(case: str) -> None:
     mixed = dpp.draw(labels[shuffled], k, sampler="official")
     ranks = np.argsort(np.argsort(labels[shuffled], kind="stable"), kind="stable")
     assert np.array_equal(ranks[mixed], picked)
+
+
+@pytest.mark.parametrize("case", [c for c in cases(CHAIN, "_chain") if f"{c}_k" in CHAIN.files])
+def test_released_chain_read_at_its_end(case: str) -> None:
+    p, chain = CHAIN[f"{case}_P"], CHAIN[f"{case}_chain"]
+    labels, k = np.zeros(len(p), dtype=np.int64), chain.shape[1]
+    given = {"kernel": "code", "p": p, "sampler": "mcmc_last"}
+    for steps in (1, 5, 9):
+        source = np.random.RandomState(int(CHAIN[f"{case}_seed"]))
+        assert np.array_equal(dpp.draw(labels, k, source=source, steps=steps, **given), chain[steps])
+    source = np.random.RandomState(int(CHAIN[f"{case}_seed"]))
+    assert np.array_equal(dpp.draw(labels, k, source=source, **given), chain[-1])

@@ -148,3 +148,15 @@ def test_meta_sampler_learns_as_balms_does() -> None:
         assert loss.item() == pytest.approx(float(BALMS["loss"][t]), rel=1e-4)
         np.testing.assert_allclose(layer.weight.detach(), BALMS["W"][t], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(layer.bias.detach(), BALMS["b"][t], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("images", "batch", "left_out"), [(12406, 1024, 118), (10847, 512, 95)])
+def test_order_of_the_released_pretraining(images: int, batch: int, left_out: int) -> None:
+    labels = np.zeros(images, dtype=np.int64)
+    sampler = build("official_order", labels=labels, num_classes=1, source=random.Random(0))
+    expected = np.load(HERE / "ipdpp" / "splits.npz")[f"order_n{images}"]
+    for epoch in (0, 1, 7):
+        np.testing.assert_array_equal(sampler.epoch(epoch, images), expected)
+    whole = images // batch * batch
+    np.testing.assert_array_equal(sampler.epoch(8, whole), expected[:whole])
+    assert images - whole == left_out

@@ -178,7 +178,7 @@ def test_draws_come_at_their_epochs(sampler: str, kernel: str) -> None:
     for picked in loader.draws:
         np.testing.assert_array_equal(np.bincount(LABELS[picked]), np.minimum(COUNTS, 8))
     same = all(np.array_equal(loader.draws[0], other) for other in loader.draws[1:])
-    assert same == (sampler == "official")
+    assert same == (sampler in dpp.RELEASED)  # the network does not learn here
 
 
 def test_official_is_blind_to_the_model_and_knows_its_seed() -> None:

@@ -224,7 +224,9 @@ def test_description_of_a_draw() -> None:
         ({"kernel": "features"}, "needs features"),
         ({"kernel": "features", "features": np.ones((83, 3))}, "class 0: the feature kernel has rank 1"),
         ({"kernel": "features", "features": np.eye(83), "sampler": "mcmc"}, "has no feature kernel"),
-        ({"sampler": "official"}, "leave its source out"),
+        ({"sampler": "official"}, "leave the source out"),
+        ({"sampler": "mcmc_last", "source": None, "p": None}, "kernel 'paper' needs p"),
+        ({"sampler": "mcmc", "steps": 0}, "steps is 0"),
     ],
 )
 def test_mistakes_are_named(change: dict, words: str) -> None:
