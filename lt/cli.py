@@ -16,6 +16,7 @@ COMMANDS = {
     "status": ("status", "what is done, running, failed or missing; --plan: jobs, hours, storage"),
     "explain": ("explain", "follow a cell of a table back to its data"),
     "verify": ("verify", "re-hash results; report what was changed by hand or no longer fits its parents"),
+    "publish": ("publish", "a table with its evidence as small files for a repository"),
     "import": ("importing", "let a checkpoint from elsewhere stand in for a training stage"),
     "replay": ("replay", "run again the step that stopped being a number"),
     "export-imagefolder": ("export", "write a data set's split as a folder of folders"),

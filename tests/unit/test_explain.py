@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,20 @@ def test_a_missing_run_says_how_to_make_it(project: Path, capsys: pytest.Capture
     Path(FOLDERS["evaluate"], "manifest.json").unlink()
     text = said(capsys, "explain", "results/tables/toy.csv", "--row", "ce")
     assert f"not there; make it: snakemake --cores all {FOLDERS['evaluate']}/manifest.json" in text
+
+
+def test_a_table_is_published_with_what_lies_behind_it(project: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "4 artefacts behind 1 runs" in said(
+        capsys, "publish", "results/tables/toy.csv", "--to", "ref", "--note", "N."
+    )
+    assert (project / "ref/toy/toy.csv").read_bytes() == (project / "results/tables/toy.csv").read_bytes()
+    with open(project / "ref/toy/runs.csv", newline="") as file:
+        rows = {row["verb"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["split", "train", "predict", "evaluate"]
+    assert rows["train"]["weights"] == artefact.sha256(f"{FOLDERS['train']}/model.safetensors")[:16]
+    made = (project / "ref/toy/made.md").read_text()
+    assert "1 of 1 finished" in made and "numpy" in made and made.endswith("- N.\n")
+    for folder in (FOLDERS["evaluate"], "results/recipes"):
+        shutil.rmtree(folder)
+        with pytest.raises(UserError, match="finished" if "metrics" in folder else "make it: snakemake"):
+            cli.run(["publish", "results/tables/toy.csv", "--to", "ref"])
