@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,5 +95,6 @@ def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path)
     except SafetensorError as error:  # Rust's wording of an error of the operating system
-        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(number, str(error), str(path)) from None
+        full = "os error 28" in str(error)
+        number, why = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, str(error))
+        raise OSError(number, why, str(path)) from None

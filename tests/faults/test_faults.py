@@ -1,7 +1,9 @@
 """What goes wrong around a training: damaged states, full disks, second processes, hostile files, signals."""
 
+import contextlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import time
@@ -105,6 +107,48 @@ def test_a_full_disk_at_the_commit_is_one_line_and_costs_no_training(path, unbro
     again = runs.train(path)
     assert again.returncode == 0 and "resumed in epoch 4, step 0" in again.stderr
     assert runs.result(path) == unbroken
+
+
+@contextlib.contextmanager
+def small_disk(folder, kilobytes):
+    """A file system of its own over a folder, as small as asked; yields how to make it larger."""
+
+    def mount(option, size):
+        line = ["mount", "-t", "tmpfs", "-o", f"{option}size={size}k", "lt-test", str(folder)]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    kept = folder.with_name("kept")
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(folder, kept)
+    refused = mount("", kilobytes)
+    if refused.returncode:
+        pytest.skip(f"no file system can be mounted here: {refused.stderr.strip()}")
+    try:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        yield lambda size: mount("remount,", size)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
+@pytest.mark.parametrize(("name", "kilobytes", "told", "resumed"), [
+    ("scratch", 1800, "not written (No space left on device); run the same command again", "resumed in epoch"),
+    ("results", 800, "no space left on device; free some and run the same command again", "resumed in epoch 4, step 0"),
+], ids=["scratch", "results"])  # fmt: skip
+def test_a_disk_that_is_really_full(path, unbroken, name, kilobytes, told, resumed):
+    """Two states and a snapshot fit into one, the split but no network into the other: one line, and no bit is lost."""
+    with small_disk(path / name, kilobytes) as enlarge:
+        done = runs.train(path)
+        assert done.returncode == 2, (done.returncode, done.stderr)
+        assert done.stderr.splitlines()[-1].endswith(told), done.stderr
+        assert ("state not saved" in done.stderr) == (name == "scratch")
+        assert "Traceback" not in done.stderr and not (path / runs.OUT).exists()
+        assert enlarge(8000).returncode == 0
+        again = runs.train(path)
+        assert again.returncode == 0, again.stderr
+        assert resumed in again.stderr
+        assert runs.result(path) == unbroken
 
 
 @pytest.mark.slow
