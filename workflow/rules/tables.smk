@@ -10,6 +10,7 @@ rule tabulate:
             "results/tables/{table}.csv",
             category="Tables",
             caption="../report/table.rst",
+            labels={"table": "{table}"},
         ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
@@ -38,6 +39,7 @@ rule plot:
             category="Figures",
             subcategory="{table}",
             caption="../report/figure.rst",
+            labels={"figure": "{figure}"},
         ),
     log:
         "logs/figures/{table}/{figure}.log",
