@@ -108,3 +108,13 @@ def missing_for(config: Config, outputs: Iterable[str]) -> list[str]:
     """The same, for the artefacts that are about to be made."""
     parts = [path.split("/")[1:-1] for path in outputs]
     return missing_inputs(config, {p[0] for p in parts if p}, {"/".join(p) for p in parts})
+
+
+def check_targets(config: Config, targets: Iterable[str]) -> None:
+    """A path with a data set or recipe that does not exist: no rule would match it, and say only that."""
+    for target in targets:
+        parts = [p for p in target.split("/") if p != "metrics"]
+        if len(parts) < 5 or parts[0] != "results" or not parts[4].startswith("seed"):
+            continue
+        config.dataset(parts[1])
+        config.recipe(parts[2])

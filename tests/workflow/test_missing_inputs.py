@@ -79,3 +79,9 @@ def test_sets_that_carry_their_data_are_not_stopped(checkout: Path) -> None:
     done = snakemake(checkout, "--cores", "1", "results/digits/split0/manifest.json")
     assert done.returncode == 0, done.stderr
     assert (checkout / "results" / "digits" / "split0" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("wrong, nearest", [("metrics/digits/btn", "'btm'"), ("digit/btm", "'digits'")])
+def test_a_mistyped_run_names_the_nearest(checkout: Path, wrong: str, nearest: str) -> None:
+    done = snakemake(checkout, "-n", f"results/{wrong}/resnet8/seed0/stage2/manifest.json")
+    assert done.returncode == 2 and len(lines(done)) == 1 and f"did you mean {nearest}" in lines(done)[0]

@@ -1,8 +1,13 @@
 # Before the first job: every input that is missing, one line each, exit code 2. A dry run needs no data and skips it.
 
-from lt.commands.inputs import missing_for
+from lt.commands.inputs import check_targets, missing_for
 
 WITHOUT_IMAGES = ("recipe", "split_recipe", "table_recipe", "evaluate", "tabulate")
+
+try:
+    check_targets(LT, sys.argv[1:])
+except UserError as error:
+    stop(error)
 
 
 onstart:
