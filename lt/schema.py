@@ -113,15 +113,16 @@ class Redraw(Strict):
     """IP-DPP's draws inside a training stage: at most `k` images a class, before epoch 0 and every so many epochs.
 
     `p_transform`: p is measured on images as the stage trains on them, or as it is judged. `reseed`: what the
-    released sampler does at every draw.
+    released sampler does at every draw. `mcmc_steps`: the length of the chain, where it is not the default one.
     """
 
-    sampler: Literal["official", "uniform", "exact", "mcmc", "dppy"]
+    sampler: Literal["official", "uniform", "exact", "mcmc", "mcmc_last", "dppy"]
     kernel: Literal["code", "paper", "features"] = "paper"
     k: Positive
     every: NotNegative = 0
     p_transform: Literal["train", "test"] = "test"
     reseed: bool = True
+    mcmc_steps: Positive | None = None
 
 
 class Imported(Strict):
@@ -149,7 +150,7 @@ class Train(Strict):
     task_options: dict[str, Any] = {}
     net: str | None = None
     options: dict[str, Any] = {}
-    load: Literal["all", "backbone", "frozen", "mgp"] = "all"
+    load: Literal["all", "backbone", "frozen", "mgp", "none"] = "all"
     image: StageImage = StageImage()
     head: Choice | None = None
     trainable: Literal["all", "head", "block+head"] = "all"
@@ -202,6 +203,7 @@ class Merge(Strict):
 
 class Predict(Strict):
     verb: Literal["predict"] = "predict"
+    image: StageImage = StageImage()  # what differs from the images that the stage was trained on
     batch: Positive = 256
     outputs: list[Literal["features", "experts", "weights"]] = []
     augment: Choice = Named(name="none")

@@ -30,6 +30,7 @@ COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
 SELECTED = {"last": "last", "test": "best_on_test", "best_on_test": "best_on_test"}
 SELECTED |= {"val": "best_on_val", "best_on_val": "best_on_val"}
+PUBLISHED_AS = {"resnet152_places": "resnet152"}  # the same network, its last bottleneck kept apart
 TOLERANCE = 1.0  # points; two standard errors where they are more
 
 
@@ -191,7 +192,7 @@ def why_not(entry: ledger.Entry, row: Row) -> str | None:
     """Why that published number and this run were not made under like conditions; None if they were."""
     if entry.arch == "unknown":
         return "published architecture not stated"
-    if entry.arch != row["arch"]:
+    if entry.arch != PUBLISHED_AS.get(row["arch"], row["arch"]):
         return f"{row['arch']}, published {entry.arch}"
     for key, unit in (("resolution", " px"), ("epochs", " epochs"), ("tau", "")):
         ours, theirs = row.get(key), getattr(entry, key)

@@ -60,6 +60,8 @@ def collect(
 ) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
     """Logits in float32, and the size of an image as the network gets it."""
     p = recipe.params
+    own = {k: v for k, v in (p.get("image") or {}).items() if v is not None}
+    stage = {**stage, "image": {**(stage.get("image") or {}), **own}}
     loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device, stage)
     precision = engine.supported(p["precision"], device)
     size: tuple[int, ...] = ()

@@ -116,6 +116,8 @@ class Job:
             models.add_batchformer(model, seed=rng.torch_seed(self.seed, "init", "batchformer"), **p["batchformer"])
         if p["bn_group"]:
             models.group_norms(model, p["bn_group"])
+        if p["load"] == "none":
+            init = None  # from scratch, whatever the graph offers
         if init is not None and p["load"] == "mgp":
             self.loaded = load_encoder(model, init, seed=self.seed)
         elif init is not None:

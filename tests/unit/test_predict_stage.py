@@ -58,6 +58,22 @@ def test_a_ragged_last_batch_changes_nothing(project, monkeypatch):
     np.testing.assert_allclose(whole["logits"], ragged["logits"], atol=1e-5)
 
 
+def test_statistics_of_the_evaluation_may_be_its_own(project, monkeypatch):
+    seen, load = [], stage.evaluation_loader
+
+    def watched(*given, **named):
+        seen.append(load(*given, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(stage, "evaluation_loader", watched)
+    alike = predicted(project, monkeypatch, "val", "out/alike")
+    other = predicted(project, monkeypatch, "val", "out/other", image={"size": None, "mean": [0.5], "std": [0.25]})
+    first, second = (next(iter(loader.epoch(0)))["image"] for loader in seen)
+    mean, std = 0.3053, 0.3760
+    torch.testing.assert_close((second * 0.25 + 0.5), first * std + mean, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(alike["logits"], other["logits"])
+
+
 def test_a_part_that_there_is_not_is_refused(project, monkeypatch):
     with pytest.raises(UserError, match="no other images"):
         predicted(project, monkeypatch, "other", "out/other")

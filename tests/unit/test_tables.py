@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lt import stats, tables, tables_text
+from lt import published, stats, tables, tables_text
 from lt.errors import UserError
 from lt.published import Entry
 
@@ -118,6 +118,15 @@ def test_the_first_comparable_entry_is_shown() -> None:
     row = run(dataset="digits", imb_factor=20, arch="resnet8", top1=80.5)
     assert tables.judge(row, 80.5, math.nan, [other, same, later], "top1")[0] == 80.0
     assert tables.judge(row, 80.5, math.nan, [other], "top1")[3] == "not comparable: resnet8, published resnet50"
+
+
+@pytest.mark.parametrize("method", ["ce", "mixup", "balms", "mislas", "crt_mixup", "bagmar"])
+def test_rows_of_places_find_their_published_number(method):
+    entries = published.load().results
+    known = next(e for e in entries if (e.dataset, e.method, e.metric) == ("places_lt", method, "top1"))
+    row = {"dataset": "places_lt", "method": method, "arch": "resnet152_places", "resolution": 224, "seed": 0}
+    assert tables.judge(row, known.value, math.nan, [known], "top1")[0] == known.value
+    assert "published resnet" not in tables.judge(row, known.value, math.nan, [known], "top1")[3]
 
 
 def test_a_missing_run_is_a_row_that_says_how_to_make_it() -> None:

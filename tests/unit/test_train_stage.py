@@ -109,6 +109,13 @@ def test_the_average_is_what_is_written(tmp_path, monkeypatch):
     assert not torch.equal(written["conv1.weight"], last["conv1.weight"])
 
 
+def test_load_none_starts_from_random_weights(tmp_path, monkeypatch):
+    made = trained(tmp_path, monkeypatch, load="none")
+    stage.train(f"{runs.RUN}/recipe/train.json", split=runs.SPLIT, init=runs.OUT, out="again/manifest.json")
+    first, again = load_file(made / "model.safetensors"), load_file(artefact.read("again") / "model.safetensors")
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"batch": 33}, "the global batch 33 does not divide by accumulate 2"),
     ({"accumulate": 8, "steps": 4}, "8 micro-batches make a step, but an epoch has only 4"),
