@@ -31,9 +31,6 @@ for run, name, _ in LT.imports():
         conda:
             ENV
         threads: 1
-        resources:
-            mem_mb=4000,
-            runtime=30,
         params:
             args=flags,
         shell:

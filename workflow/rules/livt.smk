@@ -4,7 +4,6 @@
 #                -> finetune (livt_384, mae_ce, livt_balce, ...)
 #
 # CIFAR fine-tunes from ImageNet-LT's pre-training: its recipes say `use: imagenet_lt:mae/pretrain`.
-# A day of runtime: 800 epochs of pre-training take half of it on one large GPU.
 
 
 use rule train as livt_pretrain with:
@@ -19,9 +18,6 @@ use rule train as livt_pretrain with:
         "benchmarks/{dataset}/{method}/{arch}/seed{seed}/pretrain.tsv"
     wildcard_constraints:
         method=of_paper("livt"),
-    resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,
 
 
 use rule train as livt_finetune with:
@@ -37,6 +33,3 @@ use rule train as livt_finetune with:
         "benchmarks/{dataset}/{method}/{arch}/seed{seed}/finetune.tsv"
     wildcard_constraints:
         method=of_paper("livt"),
-    resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,

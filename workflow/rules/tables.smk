@@ -22,9 +22,6 @@ rule tabulate:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     shell:
         "python scripts/tabulate.py --recipe {input.recipe} --out results/tables/{wildcards.table}.csv --log {log}"
 
@@ -48,9 +45,6 @@ rule plot:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
         args=lambda wildcards, input: f"--recipe {input.recipe} --figure {wildcards.figure}",
     shell:

@@ -13,9 +13,6 @@ rule split:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
         args=flags,
     shell:
@@ -39,12 +36,11 @@ rule train:
         ENV
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        launch="python",
     params:
         args=flags,
     shell:
-        "python scripts/train.py {params.args} --out {output} --log {log}"
+        "{resources.launch} scripts/train.py {params.args} --out {output} --log {log}"
 
 
 rule subset:
@@ -61,9 +57,6 @@ rule subset:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
         args=flags,
     shell:
@@ -86,9 +79,6 @@ rule merge:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
         args=flags,
     shell:
@@ -109,9 +99,6 @@ rule predict:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=60,
     params:
         args=flags,
     shell:
@@ -133,9 +120,6 @@ rule evaluate:
     conda:
         ENV
     threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
     params:
         args=flags,
     shell:
