@@ -3,14 +3,16 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from faults import runs
+from PIL import Image
 from safetensors.torch import load_file
 
 from lt import artefact
 from lt.errors import Interrupted, UserError
-from lt.stages import common
+from lt.stages import common, predict
 from lt.stages import train as stage
 
 
@@ -49,11 +51,11 @@ def test_what_a_training_leaves(tmp_path, monkeypatch):
 def test_a_training_never_opens_the_test_images(tmp_path, monkeypatch):
     opened, load = [], common.load_source
 
-    def watched(data, part):
+    def watched(data, part, *rest):
         opened.append(part)
         if part == "test":
             raise AssertionError("a training opened the test images")
-        return load(data, part)
+        return load(data, part, *rest)
 
     monkeypatch.setattr(stage, "load_source", watched)
     seen, judge = [], stage.evaluation_loader
@@ -67,6 +69,47 @@ def test_a_training_never_opens_the_test_images(tmp_path, monkeypatch):
     _, lists = common.open_split(runs.SPLIT)
     assert opened and "test" not in opened
     assert seen == lists.val.tolist() and not set(seen) & set(lists.test.tolist())
+
+
+def test_the_pixels_of_test_images_have_no_part_in_a_training(tmp_path, monkeypatch):
+    """Digits keep them in one array with the training images: noise in their place changes no bit of the result."""
+    load = common.load_source
+    clean = trained(tmp_path / "clean", monkeypatch, eval_every=1)
+    _, lists = common.open_split(runs.SPLIT)
+
+    def poisoned(*given):
+        source = load(*given)
+        source.images[lists.test] = np.random.default_rng(0).integers(0, 256, source.images[lists.test].shape)
+        return source
+
+    monkeypatch.setattr(stage, "load_source", poisoned)
+    other = trained(tmp_path / "poisoned", monkeypatch, eval_every=1)
+    assert len(lists.test) == 600 and other.digest == clean.digest
+
+
+LISTED = {"source": "list", "family": "mini", "num_classes": 2, "lists": {"train": "train.txt", "test": "test.txt"},
+          "image": {"size": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}, "imbalance": None,
+          "holdout": {"test": 0, "val": 0}, "class_map": "label", "prefix": {}}  # fmt: skip
+
+
+def test_a_training_needs_no_test_files(tmp_path, monkeypatch):
+    """Neither the test list nor one test image is there; the same split cannot be predicted."""
+    monkeypatch.chdir(tmp_path)
+    images, draw = tmp_path / "data/mini", np.random.default_rng(0)
+    images.mkdir(parents=True)
+    names = [f"{i}.png" for i in range(32)]
+    for name in names:
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(images / name)
+    (images / "train.txt").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
+    runs.recipes.write("split.json", {**runs.recipe_of(), "data": LISTED})
+    runs.split("split.json", out=runs.SPLIT)
+    short = {"batch": 16, "steps": 2, "eval_every": 1, "augment": {"name": "none"}, "options": {"in_channels": 3}}
+    runs.recipes.write("train.json", {**runs.recipe_of(**short), "data": LISTED})
+    stage.train("train.json", split=runs.SPLIT, out=runs.OUT)
+    assert artefact.read(runs.OUT).manifest["seed"] == 0
+    runs.recipes.write("predict.json", {**runs.recipe_of(), "data": LISTED, "params": {"augment": {"name": "none"}}})
+    with pytest.raises(UserError, match=r"test\.txt"):
+        predict.predict("predict.json", split=runs.SPLIT, model=runs.OUT, out="predictions/manifest.json")
 
 
 def test_without_eval_every_nothing_is_validated(tmp_path, monkeypatch):
@@ -129,7 +172,7 @@ def test_changed_images_are_refused(tmp_path, monkeypatch):
     class Other:
         digest = "other"
 
-    monkeypatch.setattr(stage, "load_source", lambda data, part: Other())
+    monkeypatch.setattr(stage, "load_source", lambda *given: Other())
     with pytest.raises(UserError, match="the images changed since the split was made"):
         trained(tmp_path, monkeypatch)
 
