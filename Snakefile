@@ -22,6 +22,7 @@ include: "workflow/rules/btm.smk"
 include: "workflow/rules/ride.smk"
 include: "workflow/rules/livt.smk"
 include: "workflow/rules/ipdpp.smk"
+include: "workflow/rules/crossed.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/checks.smk"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from lt import registry
+from lt import crossing, registry
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Run, Strict
 
@@ -39,6 +39,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 def problems(config: Config) -> Iterator[str]:
     """What the models cannot see: names that refer to each other, layers, registries."""
     yield from _datasets(config)
+    yield from crossing.problems(config.params.crossings)
     yield from _recipes(config)
     yield from _tables(config)
 
@@ -85,8 +86,14 @@ def _datasets(config: Config) -> Iterator[str]:
 
 
 def _recipes(config: Config) -> Iterator[str]:
+    for method, body in config.cells.layers.items():
+        if method not in config.cells.senseless:
+            yield from _unknown(body, RECIPE_KEYS, method)
+            yield from _sets(config, method, body)
     for method, body in config.params.recipes.items():
         place = f"recipes.{method}"
+        if method in config.cells.recipes:  # made of the layers above
+            continue
         if not NAME.fullmatch(method) or method in RESERVED:
             yield f"{place}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
             continue
@@ -104,7 +111,7 @@ def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
     names = config.dataset_names()
     stages = config.stage_names(method)
     for key, entry in (body.get("sets") or {}).items():
-        place = f"recipes.{method}.sets.{key}"
+        place = f"{config.place(method)}.sets.{key}"
         if key not in names:
             yield f"{place}: no such data set or family{nearest(key, names)}"
             continue
@@ -152,8 +159,10 @@ def _tables(config: Config) -> Iterator[str]:
         for dataset in table.datasets:
             if not config.has_dataset(dataset):
                 yield f"tables.{name}.datasets: {dataset}: no such data set{nearest(dataset, config.params.datasets)}"
-        for entry in table.methods:
+        for entry in config.methods(name):
             method = entry.split("/")[0]
+            if method in config.cells.senseless:
+                continue
             if method not in config.params.recipes:
                 yield f"tables.{name}.methods: {method}: no such recipe{nearest(method, config.params.recipes)}"
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lt import checks
+from lt import checks, crossing
 from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
@@ -59,6 +59,8 @@ class Config:
             self.params = Params.model_validate(raw)
         except ValidationError as error:
             raise UserError(self._lines(problems_of(error, "", Params))) from None
+        self.cells = crossing.expand(self.params.crossings)
+        self.params.recipes |= self.cells.recipes
         if problems := list(checks.problems(self)):
             raise UserError(self._lines(problems))
 
@@ -100,18 +102,25 @@ class Config:
     # recipes --------------------------------------------------------------------------------------------------
 
     def recipe(self, method: str) -> dict[str, Any]:
-        if method not in self.params.recipes:
+        """What a recipe itself says, or a layer of a crossing by its place."""
+        body = self.params.recipes.get(method) or self.cells.layers.get(method)
+        if body is None:
             raise UserError(f"{self.file}: recipes: no such recipe '{method}'{nearest(method, self.params.recipes)}")
-        return self.params.recipes[method]
+        return body
 
     def ancestry(self, method: str) -> list[str]:
-        """The recipe and what it extends, oldest first."""
+        """The recipe and what it extends, oldest first; a crossing's cell extends several layers, the last one wins."""
         chain = [method]
         while parent := self.recipe(chain[0]).get("extends"):
+            if isinstance(parent, list):
+                return [*parent, *chain]
             if parent in chain:
                 raise UserError(f"{self.file}: recipes.{method}.extends: {parent} extends itself")
             chain.insert(0, parent)
         return chain
+
+    def place(self, method: str) -> str:
+        return method if method in self.cells.layers else f"recipes.{method}"
 
     def meta(self, method: str, key: str, default: Any = None) -> Any:
         """A recipe's paper, title, report..., inherited."""
@@ -122,7 +131,7 @@ class Config:
 
     def own_layers(self, method: str) -> Iterator[tuple[str, dict]]:
         """What a recipe itself says, place by place; what it extends comes on top in `layers`."""
-        body, place = self.recipe(method), f"recipes.{method}"
+        body, place = self.recipe(method), self.place(method)
         yield place, body
         for key, entry in (body.get("sets") or {}).items():
             yield f"{place}.sets.{key}", entry or {}
@@ -140,11 +149,11 @@ class Config:
         base, _ = self.split_overlay(run.dataset)
         family = self.dataset(run.dataset).family
         for method in self.ancestry(run.method):
-            own = self._layers_by_place(method)
-            order = [f"recipes.{method}"]
+            own, place = self._layers_by_place(method), self.place(method)
+            order = [place]
             for key in dict.fromkeys((family, base)):
-                order += [f"recipes.{method}.sets.{key}", f"recipes.{method}.sets.{key}.archs.{run.arch}"]
-            order.append(f"recipes.{method}.runs.{run}")
+                order += [f"{place}.sets.{key}", f"{place}.sets.{key}.archs.{run.arch}"]
+            order.append(f"{place}.runs.{run}")
             yield from ((name, own[name]) for name in order if name in own)
 
     def stage_names(self, method: str) -> list[str]:
@@ -159,8 +168,15 @@ class Config:
         return [s for s in self.stages_of(run) if self.home(run, s) == (run, s)]
 
     def stages_of(self, run: Run) -> list[str]:
-        """The stages that this run has: one that is declared empty (`stage1: {}`) exists where a layer fills it."""
-        filled = {name for _, layer in self.layers(run) for name, body in (layer.get("stages") or {}).items() if body}
+        """The stages that this run has: one that is declared empty (`stage1: {}`) exists where a layer fills it.
+
+        `branch: null` takes away what the layers below filled.
+        """
+        filled: dict[str, bool] = {}
+        for _, layer in self.layers(run):
+            for name, body in (layer.get("stages") or {}).items():
+                filled[name] = bool(body) or (filled.get(name, False) and body is not None)
+        filled = {name for name, there in filled.items() if there}
         return [s for s in self.stage_names(run.method) if s in filled or s in IMPLICIT]
 
     def verb(self, method: str, stage: str) -> str:
@@ -256,12 +272,19 @@ class Config:
         archs = {f"{d}_{overlay}": a for d, a in table.archs.items()}
         return table.model_copy(update={"datasets": datasets, "archs": archs, "seeds": [0]})
 
+    def methods(self, table: str) -> list[str]:
+        """What a table names; a crossing stands for all its cells."""
+        named = self.table(table).methods
+        return [method for entry in named for method in self.cells.names.get(entry, [entry])]
+
     def rows(self, table: str) -> list[tuple[Run, str]]:
         """The (run, node) pairs of a table: `btm` reports its final stage, `btm/merge` the node named."""
         spec, found = self.table(table), []
         for dataset in spec.datasets:
-            for entry in spec.methods:
+            for entry in self.methods(table):
                 method, _, node = entry.partition("/")
+                if method in self.cells.senseless:
+                    continue
                 archs = self.archs(method, dataset)
                 if spec.archs.get(dataset):
                     archs = [a for a in archs if a in spec.archs[dataset]]

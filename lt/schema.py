@@ -238,6 +238,26 @@ def _flat(value: Any) -> Any:
     return [name for entry in value for name in (entry if isinstance(entry, list) else [entry])]
 
 
+def _each_a_list(value: Any) -> Any:
+    return {k: [v] if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+
+
+class Where(Strict):
+    """In the cells that have all these parts, this layer comes on top; with `why` they are no cells."""
+
+    when: Annotated[dict[str, list[str]], BeforeValidator(_each_a_list)] = Field(min_length=1)
+    then: dict[str, Any] = {}
+    why: str = ""
+
+
+class Crossing(Strict):
+    """One recipe for each combination of a part from every axis; `lt.crossing` expands them."""
+
+    recipe: dict[str, Any]
+    parts: dict[str, dict[str, dict[str, Any] | None]]
+    where: list[Where] = []
+
+
 class Table(Strict):
     datasets: list[str]
     methods: Annotated[list[str], BeforeValidator(_flat)]
@@ -266,6 +286,7 @@ class Params(Strict):
     seeds: list[NotNegative]
     datasets: dict[str, dict[str, Any]]
     recipes: dict[str, dict[str, Any]]
+    crossings: dict[str, Crossing] = {}
     tables: dict[str, Table]
     overlays: dict[str, dict[str, Any]] = {}
     grid: Grid | None = None

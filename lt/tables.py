@@ -24,7 +24,7 @@ IDENTITY = ("set", "imb_factor", "method", "arch", "resolution", "epochs", "tau"
 COST = ("wall_s", "peak_mb")
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
-ROW_KEYS += ("undertrained", "missing", "not_comparable", "external_data", "split")
+ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "external_data", "split")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
 COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
@@ -44,7 +44,8 @@ def tabulate(
     """The whole table, unformatted; `published`, `difference` and `verdict` speak of `metric`.
 
     A row has the keys of ROW_KEYS: its identity and cost, `metrics`, what bears on comparing it (`holdout`,
-    `selected_on`, `undertrained`, `not_comparable`: why) and `missing`, the command that makes the run.
+    `selected_on`, `undertrained`, `not_comparable`: why) and `missing`, the command that makes the run. A row with
+    `senseless` is no run: it says why there is none.
     """
     import pandas as pd
 
@@ -53,6 +54,9 @@ def tabulate(
     names = _metric_names(rows)
     out: list[dict[str, Any]] = []
     for group in _groups(rows):
+        if group[0].get("senseless"):
+            out += [_senseless_row(row) for row in group]
+            continue
         for row in group:
             out.append(_seed_row(row, entries, metric))
         out.append(_mean_row(group, entries, names, metric))
@@ -68,10 +72,10 @@ def _checked(row: Row, index: int) -> Row:
     for key in row:
         if key not in ROW_KEYS:
             raise UserError(f"tables: row {index}: unknown key '{key}'{nearest(key, ROW_KEYS)}")
-    for key in ("dataset", "method", "arch", "seed"):
+    for key in ("dataset", "method", "arch", "seed")[: 3 if row.get("senseless") else 4]:
         if row.get(key) is None:
             raise UserError(f"tables: row {index}: '{key}' is missing")
-    if not row.get("missing") and not row.get("metrics"):
+    if not row.get("senseless") and not row.get("missing") and not row.get("metrics"):
         raise UserError(f"tables: row {index}: expected metrics, or the command that makes a missing run")
     return row
 
@@ -100,6 +104,9 @@ def _groups(rows: list[Row]) -> list[list[Row]]:
                 present[others[0]] += present.pop(key)
     groups = []
     for key, group in sorted(present.items(), key=lambda item: order[item[0][0]]):
+        if group[0].get("senseless"):
+            groups.append(group)
+            continue
         seeds = [row["seed"] for row in group]
         if len(set(seeds)) < len(seeds):
             raise UserError(f"tables: {'/'.join(key[:3])}: seed {_repeated(seeds)} is listed twice")
@@ -120,6 +127,11 @@ def _seed_row(row: Row, entries: list[ledger.Entry], metric: str) -> dict[str, A
         return out | {"published": number, "source": source, "verdict": f"missing: {row['missing']}"}
     verdict = judge(row, values.get(metric), math.nan, entries, metric)
     return out | values | dict(zip(PUBLISHED, verdict, strict=True))
+
+
+def _senseless_row(row: Row) -> dict[str, Any]:
+    own = {"set": row["dataset"], "method": row["method"], "arch": row["arch"], "seed": "mean", "seeds": 0}
+    return own | {"verdict": f"no such run: {row['senseless']}"}
 
 
 def _mean_row(group: list[Row], entries: list[ledger.Entry], names: list[str], metric: str) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def small(text: str, methods: dict[str, list[str]]) -> str:
     for body in params["recipes"].values():
         body["sets"] = {k: v for k, v in (body.get("sets") or {}).items() if k == "digits"}
     params["datasets"] = {name: params["datasets"][name] for name in ("digits", "imagenet_lt", "imagenet_bal")}
+    params["crossings"] = {}
     params["tables"] = {"digits": {"datasets": ["digits"], "methods": needed}}
     own = {k: [] for k, v in params["grid"].items() if isinstance(v, list)}
     params["grid"] = {

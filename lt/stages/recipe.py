@@ -158,9 +158,21 @@ def of_table(config: Config, table: str) -> dict[str, Any]:
         "caption": config.table(table).caption,
         "figures": config.table(table).figures,
         "rows": rows,
+        "senseless": senseless(config, table),
         "code": code.digest("scripts/tabulate.py"),
         "published": published_digest(),
     }
+
+
+def senseless(config: Config, table: str) -> list[dict[str, str]]:
+    """The cells of a crossing that are no runs, and why."""
+    named = [m for m in config.methods(table) if m in config.cells.senseless]
+    return [
+        {"dataset": dataset, "method": method, "arch": arch, "senseless": config.cells.senseless[method]}
+        for dataset in config.table(table).datasets
+        for method in named
+        for arch in config.archs(method, dataset)
+    ]
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,8 @@ HEADLINE = ("top1", "many", "medium", "few", "hm", "gm")
 def tabulate(recipe: str | Path, *, out: str | Path) -> None:
     """A run without metrics becomes a row that says so, and which command makes it."""
     opened = Recipe.read(recipe).raw
-    frame = tables.tabulate([row_of(row) for row in opened["rows"]], published.load(), opened["table"])
+    rows = [row_of(row) for row in opened["rows"]] + opened.get("senseless", [])
+    frame = tables.tabulate(rows, published.load(), opened["table"])
     for suffix in (".csv", ".md", ".tex"):
         tables.write(frame, Path(out).with_suffix(suffix))
     write_text(Path(out).with_suffix(".json"), dump(summary(frame.to_dict("records"))))

@@ -42,7 +42,7 @@ def one_of(names):
 
 def of_paper(*papers):
     """The methods whose graph stands in these papers' files, as a wildcard's pattern."""
-    return one_of(m for m in config["recipes"] if LT.meta(m, "paper") in papers)
+    return one_of(m for m in LT.params.recipes if LT.meta(m, "paper") in papers)
 
 
 def recipe_of(name):

@@ -49,6 +49,25 @@ def model_of(wildcards):
     )
 
 
+@asked
+def own_subset(wildcards):
+    """The subset of a branch, where this run's branches have subsets."""
+    run, subset = run_of(wildcards), f"subset{wildcards.index}"
+    has = "subset" in LT.stages_of(run)
+    return path_of(run, "subsets", subset) if has else []
+
+
+@asked
+def trunk(wildcards):
+    """What the second stage of a crossing stands on: the merged network, the one branch, or stage 1."""
+    run = run_of(wildcards)
+    name = [s for s in LT.stages_of(run) if s in ("stage1", "branch", "merge")][-1]
+    home, node = LT.home(run, name)
+    if name == "branch":
+        return path_of(home, "branches", "branch0")
+    return path_of(home, node)
+
+
 def branches(wildcards):
     run = run_of(wildcards)
     count = LT.stage(run, "merge").params.count
