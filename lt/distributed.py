@@ -131,14 +131,28 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([p[: int(c)] for p, c in zip(parts, counts, strict=True)])
 
 
-def gather_grad(rows: torch.Tensor) -> torch.Tensor:
-    """The equally many rows of every rank. Gradients flow back to their ranks, summed over the losses of all:
-    where each rank has the whole batch's loss, the mean that DDP takes is that loss's own gradient."""
-    if world() == 1:
-        return rows
-    import torch.distributed.nn.functional as with_grad
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, start: int) -> torch.Tensor:
+        ctx.mine = slice(start, start + len(rows))
+        return gather_rows(rows)
 
-    return torch.cat(with_grad.all_gather(rows.contiguous()))
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return total(grad.contiguous())[ctx.mine], None
+
+
+def gather_grad(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The rows of all ranks in their order, and where this rank's start.
+
+    Gradients flow back to their ranks, summed over the losses of all: where each rank has the whole batch's loss,
+    the mean that DDP takes is that loss's own gradient.
+    """
+    if world() == 1:
+        return rows, 0
+    sizes = gather_rows(torch.tensor([len(rows)], device=rows.device))
+    start = int(sizes[: rank()].sum())
+    return _Gather.apply(rows.contiguous(), start), start
 
 
 def barrier() -> None:

@@ -12,6 +12,7 @@ from lt.losses.base import (
     choose,
     class_vector,
     counts_array,
+    global_batch,
     in_range,
     log_prior,
     one_hot,
@@ -19,7 +20,7 @@ from lt.losses.base import (
     positive_counts,
 )
 from lt.losses.bce import class_balanced_bce
-from lt.losses.softmax import cross_entropy
+from lt.losses.softmax import cross_entropy, weighted_cross_entropy
 
 
 def balanced_softmax(logits: Tensor, target: Tensor, *, log_prior: Tensor, tau: float = 1.0) -> Tensor:
@@ -130,7 +131,7 @@ class ClassBalanced(Loss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.form == "ce":
-            return cross_entropy(logits, target, weight=self.weight)
+            return weighted_cross_entropy(logits, target, weight=self.weight)
         if self.form == "bce":
             return class_balanced_bce(logits, target, weight=self.weight, smoothing=self.smoothing)
         if self.form == "softmax":
@@ -162,7 +163,8 @@ class Lade(Loss):
         self.register_buffer("log_prior", class_vector(log_prior(counts)), persistent=False)
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        regulariser = lade_regulariser(logits, target, prior=self.prior, strength=self.strength)
+        everyone = global_batch(logits, target)
+        regulariser = lade_regulariser(*everyone, prior=self.prior, strength=self.strength)
         if self.form == "livt":
             return regulariser
         return balanced_softmax(logits, target, log_prior=self.log_prior) + self.alpha * regulariser
@@ -179,4 +181,4 @@ class GeneralisedMean(Loss):
             self.register_buffer("log_counts", class_vector(np.log(counts)), persistent=False)
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        return generalised_mean(logits, target, log_counts=self.log_counts, power=self.power)
+        return generalised_mean(*global_batch(logits, target), log_counts=self.log_counts, power=self.power)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lt import distributed
 from lt.errors import UserError
 
 
@@ -114,6 +115,13 @@ def one_hot(target: Tensor, like: Tensor) -> Tensor:
 def pick_target(values: Tensor, target: Tensor) -> Tensor:
     """`values[i, target[i]]`."""
     return values.gather(1, target[:, None]).squeeze(1)
+
+
+def global_batch(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all ranks, for a loss made of a batch's statistics; gradients find their rank again."""
+    if distributed.world() == 1:
+        return logits, target
+    return distributed.gather_grad(logits)[0], distributed.gather_rows(target)
 
 
 def top_two(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

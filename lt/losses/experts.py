@@ -17,7 +17,7 @@ from lt.errors import UserError
 from lt.losses.balanced import balanced_softmax, class_balanced_weights
 from lt.losses.base import Loss, at_least_float32, check_target, class_vector, in_range, positive_counts
 from lt.losses.margin import ldam_logits, ldam_margins
-from lt.losses.softmax import cross_entropy
+from lt.losses.softmax import cross_entropy, weighted_cross_entropy
 
 BETA = 0.9999  # of the effective numbers in the deferred re-weighting
 
@@ -111,7 +111,9 @@ class Ride(Loss):
         if self.classes != logits.shape[1]:
             raise UserError(f"Ride: {self.classes} class counts for {logits.shape[1]} classes")
         moved = ldam_logits(logits, target, margins=self.margins, scale=self.scale, scaled=True)
-        return cross_entropy(moved, target, weight=self.drw_weight if self.reweighting else None)
+        if not self.reweighting:
+            return cross_entropy(moved, target)
+        return weighted_cross_entropy(moved, target, weight=self.drw_weight)
 
     def forward(self, logits: Tensor, target: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
         if logits.ndim == 2 and teacher_logits is None:

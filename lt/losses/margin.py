@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lt import distributed
 from lt.errors import UserError
 from lt.losses.balanced import class_balanced_weights
 from lt.losses.base import (
@@ -21,6 +22,7 @@ from lt.losses.base import (
     positive_counts,
     top_two,
 )
+from lt.losses.softmax import cross_entropy, weighted_cross_entropy
 
 
 def ldam_margins(class_counts: object, *, max_margin: float = 0.5) -> np.ndarray:
@@ -79,8 +81,10 @@ class Ldam(Loss):
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         if target.is_floating_point():
             return self._soft(logits, target)
-        weight = self.weight.to(logits.dtype) if self.reweighted else None
-        return F.cross_entropy(self._adjusted(logits, target), target, weight=weight)
+        adjusted = self._adjusted(logits, target)
+        if not self.reweighted:
+            return cross_entropy(adjusted, target)
+        return weighted_cross_entropy(adjusted, target, weight=self.weight)
 
     def _adjusted(self, logits: Tensor, target: Tensor) -> Tensor:
         return ldam_logits(logits, target, margins=self.margins, scale=self.scale, scaled=self.scaled_logits)
@@ -267,21 +271,11 @@ def _by_class(values: Tensor, target: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like).scatter_(1, target[:, None], values[:, None]).sum(0)
 
 
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    if _distributed():
-        torch.distributed.all_reduce(x)
-    return x
-
-
 def _mean_over_ranks(x: Tensor, images: int) -> Tensor:
     """Each rank divides by its own batch; the mean over the global batch weighs them by their images."""
-    if not _distributed():
+    if distributed.world() == 1:
         return x
-    weighed = _sum_over_ranks(torch.cat([x.flatten() * images, x.new_tensor([images])]))
+    weighed = distributed.total(torch.cat([x.flatten() * images, x.new_tensor([images])]))
     return (weighed[:-1] / weighed[-1]).view_as(x)
 
 
@@ -302,7 +296,7 @@ def neg_pos_bal_norm(gradient: Tensor, target: Tensor, ratio: Tensor) -> Tensor:
     """
     weighted = neg_pos_bal(gradient, target, ratio)
     squares = torch.stack([(gradient.double() ** 2).sum(0), (weighted.double() ** 2).sum(0)])
-    before, after = _sum_over_ranks(squares).sqrt()
+    before, after = distributed.total(squares).sqrt()
     factor = torch.where(after > 0, before / after, 1.0)
     return weighted * factor.to(gradient.dtype)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt import rng
+from lt import distributed, rng
 from lt.losses.base import Loss, counts_array, in_range, pick_target
 
 
@@ -15,6 +15,16 @@ def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = Non
     if target.is_floating_point():
         return -(target.to(logits.dtype) * F.log_softmax(logits, dim=1)).sum(1).mean()
     return F.cross_entropy(logits, target, weight=None if weight is None else weight.to(logits.dtype))
+
+
+def weighted_cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
+    """The weighted mean over the batch of all ranks; the ranks' values are then weighed by their images."""
+    if distributed.world() == 1:
+        return cross_entropy(logits, target, weight=weight)
+    own = weight.to(logits.dtype)[target]
+    losses = F.cross_entropy(logits, target, reduction="none")
+    weights, images = distributed.total(torch.stack([own.sum(), own.new_tensor(len(own))]))
+    return (own * losses).sum() / weights * (images / len(own))
 
 
 def focal(logits: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
@@ -75,10 +85,8 @@ class Equalisation(Loss):
         return F.cross_entropy(equalised_logits(logits, target, tail=self.tail, dropped=dropped), target)
 
     def _draws(self, logits: Tensor) -> Tensor:
-        ranked = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if ranked else 0
         generator = torch.Generator(device=logits.device)
-        generator.manual_seed(rng.torch_seed(self.seed, "noise", self.step, rank))
+        generator.manual_seed(rng.torch_seed(self.seed, "noise", self.step, distributed.rank()))
         if self.training:
             self.step += 1
         return torch.rand(logits.shape, generator=generator, device=logits.device)

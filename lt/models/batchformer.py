@@ -81,7 +81,7 @@ class BatchFormer(nn.Module):
         rows = features.unsqueeze(0) if features.ndim == 2 else features
         rows = rows.transpose(0, 1)  # [N, E, d]: the encoder wants the sequence first
         if self.across_ranks and distributed.world() > 1:
-            everyone, start = gather_with_gradient(rows)
+            everyone, start = distributed.gather_grad(rows)
             encoded = encode_groups(self.encoder, everyone, self.group_size)[start : start + len(rows)]
         else:
             encoded = encode_groups(self.encoder, rows, self.group_size)
@@ -100,26 +100,6 @@ def encode_groups(encoder: Callable[[Tensor], Tensor], rows: Tensor, group_size:
     if groups * size == count:
         return full
     return torch.cat([full, encoder(rows[groups * size :])])
-
-
-class _Gather(torch.autograd.Function):
-    """The rows of all ranks; the gradient of a row is the sum over the ranks' losses."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, start: int) -> Tensor:
-        ctx.mine = slice(start, start + len(rows))
-        return distributed.gather_rows(rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return distributed.total(grad.contiguous())[ctx.mine], None
-
-
-def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes in rank order, with gradient, and where this process's rows start."""
-    sizes = distributed.gather_rows(torch.tensor([len(rows)], device=rows.device))
-    start = int(sizes[: distributed.rank()].sum())
-    return _Gather.apply(rows.contiguous(), start), start
 
 
 def two_stream_features(features: Tensor, encoder: Callable[[Tensor], Tensor]) -> Tensor:

@@ -33,9 +33,8 @@ class Contrast:
         views = batch["image"]
         if not isinstance(views, tuple | list) or len(views) != 2:
             raise UserError("task contrast: needs two views of each image; set augment: simclr")
-        first, second = (network(view) for view in views)
-        labels = distributed.gather_rows(batch["target"])
-        return {"loss": self.loss(distributed.gather_grad(first), distributed.gather_grad(second), labels)}
+        first, second = (distributed.gather_grad(network(view))[0] for view in views)
+        return {"loss": self.loss(first, second, distributed.gather_rows(batch["target"]))}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -35,8 +35,8 @@ class Batches:
 def trained(device, *, loss_name, epochs=2, stop=None):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)).to(device)
-    options = {"micro_batches": ACCUMULATE} if loss_name == "bagmar" else {}
-    loss = losses.build(loss_name, class_counts=[10, 7, 5], **options).to(device)
+    options = {"bagmar": {"micro_batches": ACCUMULATE}, "ldam": {"scale": 2.0, "reweight_epoch": 0}}.get(loss_name, {})
+    loss = losses.build(loss_name, class_counts=[100, 7, 5], **options).to(device)
     state = engine.TrainState(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9),
@@ -80,7 +80,7 @@ def counted(device):
 def main():
     found = {}
     with distributed.ranks() as device:
-        for name in ("cross_entropy", "bagmar"):
+        for name in ("cross_entropy", "bagmar", "lade", "gml", "class_balanced", "ldam"):
             state = trained(device, loss_name=name)
             found[name] = {
                 "weights": [p.tolist() for p in state.model.parameters()],

@@ -36,7 +36,7 @@ def found(tmp_path_factory):
     return worker(folder, 1), worker(folder, 2)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bagmar"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "bagmar", "lade", "gml", "class_balanced", "ldam"])
 def test_ragged_batches_and_accumulation_agree_with_one_rank(found, loss):
     one, two = found[0][loss], found[1][loss]
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-6)
