@@ -12,7 +12,7 @@ from lt.schema import STAGES, Dataset, Params
 
 FILE = Path("workflow/schemas/params.schema.json")
 TEXT = {"type": "string"}
-WHOLE = {"Named", "Table", "Grid"}  # everything else may be spread over layers
+WHOLE = {"Named", "Table", "Grid", "Crossing", "Where"}  # everything else may be spread over layers
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,10 @@ def build() -> dict[str, Any]:
     defs["Table"]["properties"]["methods"] = lists  # groups of methods may be named once and repeated
     defs["stages"] = _map({"anyOf": [_ref(f"layer_{verb}") for verb in STAGES] + [{"type": "null"}]})
     defs["recipe"] = _recipe()
+    layer = {"anyOf": [_ref("recipe"), {"type": "null"}]}
+    defs["Crossing"]["properties"].update(recipe=_ref("recipe"), parts=_map(_map(layer)))
+    some = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
+    defs["Where"]["properties"].update(when=_map(some), then=_ref("recipe"))
     properties = schema["properties"]
     properties["datasets"] = _map(_ref("layer_dataset"))
     properties["recipes"] = _map(_ref("recipe"))
