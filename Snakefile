@@ -15,6 +15,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/recipes.smk"
 include: "workflow/rules/verbs.smk"
+include: "workflow/rules/pack.smk"
 include: "workflow/rules/imports.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/bagmar.smk"
@@ -31,7 +32,10 @@ localrules:
     all,
     recipe,
     split_recipe,
+    pack_recipe,
     table_recipe,
+    tabulate,
+    plot,
 
 
 rule all:

@@ -31,7 +31,7 @@ RECIPE_KEYS = (
 SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
 DATASET_META = ("extends", "note", "source_of_numbers")
 STAGE_META = ("use",)
-RESERVED = ("tables", "figures", "report", "metrics", "recipes")
+RESERVED = ("tables", "figures", "report", "metrics", "recipes", "pack")
 IMPLICIT = ("predict", "evaluate")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 

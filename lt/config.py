@@ -231,7 +231,7 @@ class Config:
         for place, layer in [*self.layers(run), *self._overlay_layer(run, verb, stage)]:
             body = {k: v for k, v in ((layer.get("stages") or {}).get(stage) or {}).items() if k not in STAGE_META}
             for key, value in body.items():
-                mergeable = key in ("options", "image", "redraw") and isinstance(values.get(key), dict)
+                mergeable = key in ("options", "image", "redraw", "device") and isinstance(values.get(key), dict)
                 values[key] = {**values[key], **value} if mergeable else value
                 origin[key] = place
             source, verified = layer.get("source", source), layer.get("verified", verified)

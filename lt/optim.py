@@ -237,14 +237,17 @@ def _fused(groups: Iterable[Group]) -> bool:
     )
 
 
-def _sgd(groups: list[Group], *, momentum: float = 0.9, nesterov: bool = False) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=_fused(groups))
+def _sgd(
+    groups: list[Group], *, momentum: float = 0.9, nesterov: bool = False, fused: bool = True
+) -> torch.optim.Optimizer:
+    fused = fused and _fused(groups)
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def _adamw(
-    groups: list[Group], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    groups: list[Group], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, fused: bool = True
 ) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(betas), eps=eps, fused=_fused(groups))
+    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(betas), eps=eps, fused=fused and _fused(groups))
 
 
 def _lars(groups: list[Group], *, momentum: float = 0.9, trust: float = 1e-3) -> torch.optim.Optimizer:

@@ -97,6 +97,7 @@ class Dataset(Strict):
     class_map: Literal["label", "stable", "legacy"] = "label"
     lists: dict[Literal["train", "val", "test"], str] = {}
     prefix: dict[str, str] = {}
+    pack: Literal["exact", "jpeg256", "raw256"] | None = None  # files packed first; all but `exact` are other pixels
     comparable: bool = True
     why_not: str = ""
 
@@ -134,6 +135,19 @@ class Imported(Strict):
     drop: list[str] = []
 
 
+class Device(Strict):
+    """How a training stage uses an accelerator; docs/performance.md says what each switch does to the numbers.
+
+    Without one, and where a stage cannot use a switch, it trains the ordinary way and its log says so.
+    """
+
+    tf32: bool = False  # fp32 matrix products in TF32; in convolutions it is PyTorch's default
+    capture: bool = False  # whole steps as a CUDA graph; a ragged last batch runs eagerly
+    read_every: Positive = 1  # steps between two looks at the loss
+    resident: bool = True  # images in memory live on the device if they fit
+    prefetch: bool = True  # the next batch is copied and augmented on a stream of its own
+
+
 class MetaBatches(Strict):
     """The class-balanced batches that a sampler learns from: `times` the batch, k images a class visit."""
 
@@ -156,6 +170,7 @@ class Train(Strict):
     trainable: Literal["all", "head", "block+head"] = "all"
     bn: Literal["train", "eval"] = "train"
     bn_group: Annotated[int, Field(ge=2)] | None = None
+    sync_bn: bool = False  # batch normalisation over the images of all ranks
     batchformer: dict[str, Any] | None = None
     pretrained: str | None = None  # torchvision's V1 ImageNet weights of that network, from data/weights/
     epochs: Positive
@@ -177,6 +192,8 @@ class Train(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
+    device: Device = Device()
+    pixels: Literal["pillow", "fast"] = "pillow"  # fast: resize within 1/255 of Pillow's, jitter on the device
     eval_every: NotNegative = 0
     snapshots_every: NotNegative = 0
     workers: NotNegative = 0
@@ -207,6 +224,7 @@ class Predict(Strict):
     batch: Positive = 256
     outputs: list[Literal["features", "experts", "weights"]] = []
     augment: Choice = Named(name="none")
+    pixels: Literal["pillow", "fast"] = "pillow"
     precision: Literal["fp32", "bf16"] = "fp32"
 
 

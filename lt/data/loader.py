@@ -54,22 +54,33 @@ class _PerImage(torch.utils.data.Dataset):
     """One job is one batch: the per-image part runs here, in whichever process this is."""
 
     def __init__(self, source: Any, indices: np.ndarray, preset: Preset, channels: int):
-        self.images = source.images
+        self.images, self.pack = source.images, getattr(source, "pack", None)
         self.files = None if source.paths is None else (Path(source.root or "."), source.paths)
         self.indices, self.preset, self.channels = indices, preset, channels
 
-    def _one(self, index: int, row: np.ndarray) -> Tensor | _Failure:
+    def _image(self, index: int) -> Any:
+        """Pillow's, or an array [H, W, C] where the preset takes that."""
         if self.images is not None:
             image = self.images[index]
             repeats = self.channels // len(image)
             image = ops.to_pil(np.repeat(image, repeats, 0) if repeats > 1 else image)
+        elif self.pack is not None:
+            pixels = self.pack.pixels(index)
+            if self.preset.fast and self.channels == 3:
+                return pixels
+            image = ops.from_pixels(pixels, self.channels)
         else:
-            path = self.files[0] / self.files[1][index]
-            try:
-                image = _decode(path, self.channels)
-            except Exception as error:  # Pillow's decoders raise many kinds
-                reason = " ".join(str(error).split()) or type(error).__name__
-                return _Failure(f"cannot read image {path}: {reason}")
+            image = _decode(self.files[0] / self.files[1][index], self.channels)
+        return np.asarray(image) if self.preset.fast else image
+
+    def _one(self, index: int, row: np.ndarray) -> Tensor | _Failure:
+        try:
+            image = self._image(index)
+        except Exception as error:  # Pillow's decoders raise many kinds
+            if self.files is None:
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return _Failure(f"cannot read image {self.files[0] / self.files[1][index]}: {reason}")
         return self.preset.sample(image, row)
 
     def __getitem__(self, job: Job) -> Tensor | _Failure:
@@ -129,6 +140,8 @@ class Loader:
         shuffle: bool = True,
         workers: int = 0,
         device: str | torch.device = "cpu",
+        resident: bool = True,
+        prefetch: bool = True,
         rank: int = 0,
         world: int = 1,
         channels: int | None = None,
@@ -140,6 +153,7 @@ class Loader:
         self.n, self.batch_size, self.seed, self.sampler = len(self.indices), batch_size, seed, sampler
         self.preset, self.shuffle, self.rank, self.world = preset, shuffle, rank, world
         self.device, self.workers = torch.device(device), workers
+        self.resident, self.prefetch = resident, prefetch
         self._set_length(steps, drop_last)
         self._next = 0  # the epoch that a stateful sampler stands before
         self._begun = {
@@ -181,7 +195,8 @@ class Loader:
             tensor = torch.from_numpy(np.ascontiguousarray(images))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
-            return tensor.to(self.device) if tensor.nbytes <= DEVICE_SHARE * free else tensor.pin_memory()
+            fits = self.resident and tensor.nbytes <= DEVICE_SHARE * free
+            return tensor.to(self.device) if fits else tensor.pin_memory()
         return tensor
 
     def __len__(self) -> int:
@@ -233,7 +248,13 @@ class Loader:
             part = slice(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world)
             jobs.append((order[part], rows[part]))
         batches = self._from_workers(jobs) if self._files else self._in_memory(jobs)
-        return _one_ahead(batches, self.device) if self.device.type == "cuda" else batches
+        return _one_ahead(batches, self.device) if self.prefetch and self.device.type == "cuda" else batches
+
+    def where(self) -> str:
+        """Where the images are, for the log."""
+        if self._files:
+            return "files" if self._dataset.pack is None else f"packed files ({self._dataset.pack.mode})"
+        return f"{self._images.nbytes / 1e6:.0f} MB in memory on {self._images.device}"
 
     def _finish(self, raw: Tensor, job: Job) -> Batch:
         positions, rows = job

@@ -27,7 +27,10 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fa
 
 @dataclass(frozen=True)
 class Source:
-    """One part of a data set. Either `images` (uint8 [N, C, H, W]) or `paths`, relative to `root`."""
+    """One part of a data set. Either `images` (uint8 [N, C, H, W]) or `paths`, relative to `root`.
+
+    `pack` holds the images of `paths` where they were packed; `listed_in` is the list that they stand in, line by line.
+    """
 
     name: str
     labels: np.ndarray
@@ -37,6 +40,8 @@ class Source:
     root: Path | None = None
     class_names: list[str] | None = None
     digest: str = ""
+    listed_in: Path | None = None
+    pack: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -243,7 +248,9 @@ def _list(spec: Mapping[str, Any], part: str, roots: Mapping[str, Path | str]) -
     if listed.labels.max() >= classes:
         line = int((listed.labels >= classes).argmax())
         raise UserError(f"{listed.file}:{line + 1}: label {listed.labels[line]}, expected 0..{classes - 1}")
-    return Source(family, listed.labels, classes, paths=listed.paths, root=root, digest=listed.digest)
+    return Source(
+        family, listed.labels, classes, paths=listed.paths, root=root, digest=listed.digest, listed_in=listed.file
+    )
 
 
 def _of_files(name: str, root: Path, class_names: list[str], files: list[list[str]]) -> Source:

@@ -29,12 +29,14 @@ def options_of(chosen: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in chosen.items() if k != "name"}
 
 
-def preset(chosen: dict[str, Any], data: dict[str, Any], params: dict[str, Any]) -> Any:
+def preset(chosen: dict[str, Any], data: dict[str, Any], params: dict[str, Any], *, pixels: str = "pillow") -> Any:
     """An augmentation for a training stage's images, whose size and statistics may be its own."""
     options, own = options_of(chosen), {k: v for k, v in (params.get("image") or {}).items() if v is not None}
     image = {**data["image"], **own}
     if augment.takes(chosen["name"], "size"):
         options.setdefault("size", image["size"])
+    if pixels == "fast" and augment.takes(chosen["name"], "fast"):
+        options["fast"] = True
     return augment.build(chosen["name"], mean=image["mean"], std=image["std"], **options)
 
 
@@ -53,7 +55,7 @@ def evaluation_loader(
         source,
         indices,
         labels=labels[indices],
-        preset=preset(chosen, recipe.data, stage or {}),
+        preset=preset(chosen, recipe.data, stage or {}, pixels=recipe.params.get("pixels", "pillow")),
         batch_size=batch,
         seed=0,
         shuffle=False,

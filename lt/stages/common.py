@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,31 @@ def set_threads(count: int | None = None) -> int:
     return torch.get_num_threads()
 
 
-def load_source(data: dict[str, Any], part: str) -> Any:
-    """The images and labels of one part of a data set."""
+def open_pack(data: dict[str, Any], split: artefact.Artefact, part: str) -> artefact.Artefact | None:
+    """The packed images of a part, which lie beside the split, where the data set is packed.
+
+    Their digest is not computed again, gigabytes in every job: `lt verify` does. Sizes are looked at.
+    """
+    if not data.get("pack"):
+        return None
+    opened = artefact.read(split.folder.parent / "pack" / part, verify=False)
+    for name, meta in opened.manifest["outputs"].items():
+        if not (opened / name).is_file() or (opened / name).stat().st_size != meta["bytes"]:
+            raise UserError(f"{opened / name}: not as it was packed; delete {opened.folder} and pack again")
+    return opened
+
+
+def load_source(data: dict[str, Any], part: str, pack: artefact.Artefact | None = None) -> Any:
+    """The images and labels of one part of a data set; its images come from the pack where it is packed."""
     from lt.data import sources
 
-    return sources.load(data, part)
+    source = sources.load(data, part)
+    if not data.get("pack"):
+        return source
+    if pack is None or pack.manifest["data_digest"] != source.digest:
+        raise UserError(f"{source.name}: no pack of these {part} images; run the stage pack again")
+    opened = importlib.import_module("lt.data.pack").Pack  # by name: its code is no part of what others run
+    return replace(source, pack=opened(pack.folder, data["pack"], in_memory=os.environ.get("LT_PACK") == "memory"))
 
 
 def open_split(path: str | Path) -> tuple[artefact.Artefact, Any]:

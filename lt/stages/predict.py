@@ -13,7 +13,7 @@ import torch
 from lt import artefact, distributed, engine, flops
 from lt.errors import UserError
 from lt.stages.batches import evaluation_loader
-from lt.stages.common import Recipe, load_source, open_split, set_threads
+from lt.stages.common import Recipe, load_source, open_pack, open_split, set_threads
 from lt.stages.networks import network_of
 
 
@@ -27,6 +27,8 @@ def predict(recipe: str | Path, *, split: str | Path, model: str | Path, part: s
         stage = inputs["model"].manifest["recipe"]["params"]
         found = part_of(inputs["split"], recipe, part)
         arrays, size = collect(network, *found, recipe=recipe, stage=stage, device=device)
+        if found[0].pack is not None:
+            inputs["pack"] = artefact.read(found[0].pack.folder, verify=False)
         if distributed.is_main():
             with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
                 if "weights" in recipe.params["outputs"] and isinstance(network.head, torch.nn.Linear):
@@ -43,7 +45,7 @@ def part_of(split: artefact.Artefact, recipe: Recipe, wanted: str) -> tuple[Any,
     home = lists.parts.get(wanted)
     if home is None:
         raise UserError(f"{recipe.raw['dataset']}: no {wanted} images; take a variant with a holdout")
-    source = load_source(recipe.data, home)
+    source = load_source(recipe.data, home, open_pack(recipe.data, split, home))
     chosen = getattr(lists, wanted)
     return source, np.arange(len(source)) if chosen is None else chosen, lists.relabel(source.labels)
 

@@ -12,20 +12,21 @@ from lt.errors import UserError
 
 DATA_OF = {  # what a verb needs to know of its data set; nothing else may make it run again
     "split": None,
-    "train": ("source", "family", "num_classes", "image", "lists", "prefix"),
+    "pack": ("source", "family", "num_classes", "lists", "prefix", "pack"),
+    "train": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
     "subset": ("source", "family", "num_classes", "image", "lists", "prefix"),
-    "merge": ("source", "family", "num_classes", "image", "lists", "prefix"),
-    "predict": ("source", "family", "num_classes", "image", "lists", "prefix"),
-    "evaluate": ("family", "num_classes", "shots"),
+    "merge": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
+    "predict": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
+    "evaluate": ("family", "num_classes", "shots", "pack"),
 }
 LISTS = Path("data") / "lists"
-NOT_FOR_SPLIT = ("image", "shots", "comparable", "why_not")
+NOT_FOR_SPLIT = ("image", "shots", "comparable", "why_not", "pack")
 
 
 def _data(config: Config, dataset: str, verb: str) -> dict[str, Any]:
     known = _dataset_dict(config, dataset)
     keys = DATA_OF[verb] or tuple(k for k in known if k not in NOT_FOR_SPLIT)
-    return {k: known[k] for k in keys}
+    return {k: known[k] for k in keys if k != "pack" or known[k]}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -39,6 +40,21 @@ def of_split(config: Config, dataset: str, number: int) -> dict[str, Any]:
     return {"stage": "split", "verb": "split", "dataset": dataset, "seed": number, "code": digest,
             "data": _data(config, dataset, "split"), "lists": list_digests(config, dataset, "train"),
             "params": {}}  # fmt: skip
+
+
+def of_pack(config: Config, dataset: str, part: str) -> dict[str, Any]:
+    """The recipe of `results/<dataset>/pack/<part>`."""
+    return {"stage": "pack", "verb": "pack", "dataset": dataset, "part": part, "code": code.digest("scripts/pack.py"),
+            "data": _data(config, dataset, "pack"), "lists": list_digests(config, dataset, part),
+            "params": {}}  # fmt: skip
+
+
+def packs_of(config: Config, dataset: str, *parts: str) -> list[str]:
+    """The packs that hold these parts of a data set: images set out of the training list lie with it."""
+    data = config.dataset(dataset)
+    held = {"train": 0, "val": data.holdout.val, "test": data.holdout.test}
+    homes = dict.fromkeys("train" if held[part] else part for part in parts)
+    return [f"results/{dataset}/pack/{home}/manifest.json" for home in homes] if data.pack else []
 
 
 @functools.lru_cache(maxsize=4096)
@@ -86,6 +102,8 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
 def of_stage(config: Config, run: Run, stage: str) -> dict[str, Any]:
     """The recipe of one stage of one run."""
     verb, params, modules = _params(config, run, stage)
+    if config.dataset(run.dataset).pack and verb in ("train", "predict", "merge"):
+        modules += ("lt.data.pack",)
     lists = {"lists": list_digests(config, run.dataset, "val", "test")} if verb == "predict" else {}
     return {
         **lists,
@@ -133,6 +151,8 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
     data, posthoc = config.dataset(run.dataset), config.stage(run, "evaluate").params.posthoc
     _, overlay = config.split_overlay(run.dataset)
     why = data.why_not or (f"overlay {overlay}" if overlay else "")
+    if data.pack and data.pack != "exact":
+        why = "; ".join(filter(None, [why, f"other pixels: {data.pack}"]))
     return {
         "manifest": f"results/metrics/{run}/{node}/manifest.json",
         "dataset": run.dataset,

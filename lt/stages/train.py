@@ -21,7 +21,7 @@ from lt.data.loader import Loader
 from lt.errors import UserError
 from lt.scratch import Scratch, hold, home, key_of
 from lt.stages.batches import evaluation_loader, options_of, preset, steps_of
-from lt.stages.common import Recipe, load_source, open_model, open_split, set_threads
+from lt.stages.common import Recipe, load_source, open_model, open_pack, open_split, set_threads
 from lt.stages.networks import (
     check_groups,
     load_encoder,
@@ -57,6 +57,8 @@ def train(
         inputs["init"] = artefact.read(init)
     if teacher:
         inputs["teacher"] = artefact.read(teacher)
+    if pack := open_pack(recipe.data, inputs["split"], "train"):
+        inputs["pack"] = pack
     key = key_of(artefact.dump(recipe.raw), *(a.digest for a in inputs.values()), str(index))
     with distributed.ranks() as device, distributed.main_holds(hold(out, key)) as held:
         scratch = held or Scratch(home(out) / key)
@@ -93,7 +95,7 @@ class Job:
         self.indices = self.split.train
         if "subset" in inputs:
             self.indices = np.load(inputs["subset"] / "indices.npy", allow_pickle=False)
-        self.source = load_source(recipe.data, "train")
+        self.source = load_source(recipe.data, "train", inputs.get("pack"))
         recorded = inputs["split"].manifest.get("data_digest")
         if recorded and recorded != self.source.digest:
             raise UserError(f"{recipe.data['family']}: the images changed since the split was made; run split again")
@@ -145,7 +147,7 @@ class Job:
             self.source,
             indices,
             labels=self.labels[indices],
-            preset=preset(p["augment"], self.recipe.data, p),
+            preset=preset(p["augment"], self.recipe.data, p, pixels=p["pixels"]),
             batch_size=micro,
             seed=self.seed,
             sampler=sampler,
@@ -153,6 +155,8 @@ class Job:
             drop_last=p["steps"] == "floor",
             workers=p["workers"],
             device=self.device,
+            resident=p["device"]["resident"],
+            prefetch=p["device"]["prefetch"],
             rank=distributed.rank(),
             world=distributed.world(),
         )
@@ -264,7 +268,8 @@ class Job:
         if not self.params["eval_every"] or not self.split.parts.get("val") or not hasattr(self.model, "classify"):
             return None
         part = self.split.parts["val"]
-        source = self.source if part == "train" else load_source(self.recipe.data, part)
+        packed = open_pack(self.recipe.data, self.inputs["split"], part)
+        source = self.source if part == "train" else load_source(self.recipe.data, part, packed)
         indices = np.arange(len(source.labels)) if self.split.val is None else self.split.val
         loader = evaluation_loader(
             source,

@@ -8,6 +8,7 @@
 
 use rule train as bagmar_train with:
     input:
+        packed,
         recipe=recipe_of("train"),
         split=split_of,
         init=optional("stage1"),

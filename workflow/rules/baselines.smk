@@ -7,6 +7,7 @@
 
 use rule train as baseline_train with:
     input:
+        packed,
         recipe=recipe_of("train"),
         split=split_of,
     output:
@@ -21,6 +22,7 @@ use rule train as baseline_train with:
 
 use rule train as baseline_stage2 with:
     input:
+        packed,
         recipe=recipe_of("stage2"),
         split=split_of,
         init=stage("train"),

@@ -6,6 +6,7 @@
 
 use rule train as btm_stage1 with:
     input:
+        packed,
         recipe=recipe_of("stage1"),
         split=split_of,
     output:
@@ -20,6 +21,7 @@ use rule train as btm_stage1 with:
 
 use rule train as btm_branch with:
     input:
+        packed,
         recipe=recipe_of("branch"),
         split=split_of,
         subset=f"{SEED}/subsets/subset{{index}}/manifest.json",
@@ -36,6 +38,7 @@ use rule train as btm_branch with:
 
 use rule merge as btm_merge with:
     input:
+        packed,
         recipe=recipe_of("merge"),
         models=branches,
         split=split_of,
@@ -46,6 +49,7 @@ use rule merge as btm_merge with:
 
 use rule train as mislas_stage2 with:
     input:
+        packed,
         recipe=recipe_of("stage2"),
         split=split_of,
         init=stage("stage1"),
@@ -61,6 +65,7 @@ use rule train as mislas_stage2 with:
 
 use rule mislas_stage2 as btm_stage2 with:
     input:
+        packed,
         recipe=recipe_of("stage2"),
         split=split_of,
         init=stage("merge"),

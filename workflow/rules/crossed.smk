@@ -8,6 +8,7 @@
 
 use rule btm_branch as crossed_branch with:
     input:
+        packed,
         recipe=recipe_of("branch"),
         split=split_of,
         subset=own_subset,
@@ -18,6 +19,7 @@ use rule btm_branch as crossed_branch with:
 
 use rule merge as crossed_merge with:
     input:
+        packed,
         recipe=recipe_of("merge"),
         models=branches,
         split=split_of,
@@ -27,6 +29,7 @@ use rule merge as crossed_merge with:
 
 use rule mislas_stage2 as crossed_stage2 with:
     input:
+        packed,
         recipe=recipe_of("stage2"),
         split=split_of,
         init=trunk,

@@ -99,6 +99,19 @@ def tuning(wildcards):
 
 
 @asked
+def packed(wildcards):
+    """The packs that a stage reads its images from; none where the data set is not packed."""
+    return recipes.packs_of(
+        LT, wildcards.dataset, getattr(wildcards, "part", "train")
+    )
+
+
+@asked
+def pack_recipe(wildcards):
+    return dump(recipes.of_pack(LT, wildcards.dataset, wildcards.part)).rstrip()
+
+
+@asked
 def stage_recipe(wildcards):
     return dump(recipes.of_stage(LT, run_of(wildcards), wildcards.stage)).rstrip()
 

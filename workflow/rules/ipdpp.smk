@@ -6,6 +6,7 @@
 
 use rule train as ipdpp_pretrain with:
     input:
+        packed,
         recipe=recipe_of("pretrain"),
         split=split_of,
     output:
@@ -20,6 +21,7 @@ use rule train as ipdpp_pretrain with:
 
 use rule train as ipdpp_probe with:
     input:
+        packed,
         recipe=recipe_of("probe"),
         split=split_of,
         subset=f"{SEED}/subsets/subset0/manifest.json",
@@ -36,6 +38,7 @@ use rule train as ipdpp_probe with:
 
 use rule train as ipdpp_finetune with:
     input:
+        packed,
         recipe=recipe_of("finetune"),
         split=split_of,
         init=stage("pretrain"),

@@ -8,6 +8,7 @@
 
 use rule train as livt_pretrain with:
     input:
+        packed,
         recipe=recipe_of("pretrain"),
         split=split_of,
     output:
@@ -22,6 +23,7 @@ use rule train as livt_pretrain with:
 
 use rule train as livt_finetune with:
     input:
+        packed,
         recipe=recipe_of("finetune"),
         split=split_of,
         init=stage("pretrain"),

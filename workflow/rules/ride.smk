@@ -11,6 +11,7 @@
 
 use rule train as ride_stage1 with:
     input:
+        packed,
         recipe=recipe_of("stage1"),
         split=split_of,
         teacher=optional("teacher"),
@@ -26,6 +27,7 @@ use rule train as ride_stage1 with:
 
 use rule train as ride_ea with:
     input:
+        packed,
         recipe=recipe_of("ea"),
         split=split_of,
         init=stage("stage1"),
@@ -41,6 +43,7 @@ use rule train as ride_ea with:
 
 use rule merge as ride_tau_norm with:
     input:
+        packed,
         recipe=recipe_of("tau_norm"),
         models=stage("stage1"),
         split=split_of,

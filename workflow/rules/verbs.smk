@@ -21,6 +21,7 @@ rule split:
 
 rule train:
     input:
+        packed,
         recipe=recipe_of("{stage}"),
         split=split_of,
     output:
@@ -65,6 +66,7 @@ rule subset:
 
 rule merge:
     input:
+        packed,
         recipe=recipe_of("merge"),
         models=branches,
         split=split_of,
@@ -87,6 +89,7 @@ rule merge:
 
 rule predict:
     input:
+        packed,
         recipe=recipe_of("predict"),
         split=split_of,
         model=model_of,

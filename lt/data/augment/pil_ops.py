@@ -38,6 +38,12 @@ def to_pil(image: Tensor | np.ndarray | Image.Image) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
+def from_pixels(pixels: np.ndarray, channels: int) -> Image.Image:
+    """From uint8 [H, W, 3]."""
+    image = Image.fromarray(pixels)
+    return image if channels == 3 else image.convert("L")
+
+
 def resized_crop(image: Image.Image, box: Sequence[int], size: int, resample: Image.Resampling) -> Image.Image:
     top, left, height, width = box
     return image.crop((left, top, left + width, top + height)).resize((size, size), resample)

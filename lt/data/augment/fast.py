@@ -1,0 +1,52 @@
+"""Crops and resizes of decoded images by torch's uint8 kernels with antialias.
+
+Within 1/255 of Pillow's, but for a few values in a million (bicubic: one in 10,000) that are 2/255 off: torch's weights
+have 16 bits, Pillow's 22.
+
+A numpy image [H, W, 3] (or [H, W]) goes in as it was decoded, a view of a packed file included; nothing is copied
+before the resize.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def planes(pixels: np.ndarray) -> Tensor:
+    """A view [1, C, H, W] of uint8 [H, W, C]."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")  # a memory map: never written
+        image = torch.from_numpy(pixels)
+    return (image if image.ndim == 3 else image.unsqueeze(2)).permute(2, 0, 1).unsqueeze(0)
+
+
+def _resize(image: Tensor, height: int, width: int, mode: str) -> Tensor:
+    if image.shape[2:] == (height, width):
+        return image.contiguous()
+    how = {"mode": mode, "antialias": True, "align_corners": False}
+    if image.shape[2] > height and image.shape[3] < width:  # Pillow's order there; otherwise rows come first
+        image = F.interpolate(image, size=(height, image.shape[3]), **how)
+    return F.interpolate(image, size=(height, width), **how)
+
+
+def resized_crop(pixels: np.ndarray, box: Sequence[int], size: int, mode: str) -> Tensor:
+    """uint8 [C, size, size] of the box (top, left, height, width)."""
+    top, left, height, width = box
+    return _resize(planes(pixels[top : top + height, left : left + width]), size, size, mode)[0]
+
+
+def centre_crop(pixels: np.ndarray, resize: int, size: int, mode: str) -> Tensor:
+    """Short side to `resize`, then the centre: uint8 [C, size, size]. Sizes and offsets round as in `pil_ops`."""
+    height, width = pixels.shape[:2]
+    if width <= height:
+        height, width = int(resize * height / width), resize
+    else:
+        height, width = resize, int(resize * width / height)
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return _resize(planes(pixels), height, width, mode)[0, :, top : top + size, left : left + size]
