@@ -112,6 +112,8 @@ def official_chain(
     """
     weight, rank_one = parts(p, kernel)
     total, ratio = len(weight), rank_one / weight
+    if not 0 < k < total:
+        raise UserError(f"dpp: the released chain has nothing to exchange for k={k} of N={total}; expected 0 < k < N")
     for _ in range(START_TRIALS):
         state = source.choice(total, size=k, replace=False)
         level = log_det(weight, ratio, state)

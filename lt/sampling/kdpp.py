@@ -103,6 +103,7 @@ class Features:
 def kernel_matrix(p: np.ndarray, kernel: str = "paper") -> np.ndarray:
     """S, dense [N, N], in the type of p: for checks and for dppy; nothing else here builds it."""
     p = np.asarray(p)
+    _check_probabilities(p)
     scale = p.dtype.type(alpha(len(p), kernel))
     matrix = scale * np.outer(p, p)
     np.fill_diagonal(matrix, 1 - scale * p * (p.sum() - p))
@@ -116,6 +117,10 @@ def exchange(p: np.ndarray, k: int, source: Source, *, kernel: str, steps: int |
     """
     weight, rank_one = parts(p, kernel)
     total = len(weight)
+    if not 0 <= k <= total:
+        raise UserError(f"dpp: no subset of size k={k} in a class of {total}; expected 0 <= k <= N")
+    if k in (0, total):  # nothing to exchange
+        return np.arange(k)
     steps = max(200, 20 * k) if steps is None else steps
     order = source.permutation(total)  # the first k are in
     ratio = rank_one / weight
@@ -173,11 +178,17 @@ def alpha(total: int, kernel: str) -> float:
 def parts(p: np.ndarray, kernel: str) -> tuple[np.ndarray, np.ndarray]:
     """Diagonal D, floored, and alpha p^2."""
     p = np.asarray(p, dtype=np.float64)
-    if not (p >= 0).all() or (p > 1 + 1e-6).any():  # NaN fails the first
-        raise UserError(f"dpp: p spans {p.min()} to {p.max()}; expected probabilities")
+    _check_probabilities(p)
     p = np.minimum(p, 1.0)  # a float32 soft-max may round above
     scale = alpha(len(p), kernel)
     return np.maximum(1 - scale * p * p.sum(), FLOOR), scale * p**2
+
+
+def _check_probabilities(p: np.ndarray) -> None:
+    if not len(p):
+        raise UserError("dpp: p of no image; expected at least one")
+    if not (p >= 0).all() or (p > 1 + 1e-6).any():  # NaN fails the first
+        raise UserError(f"dpp: p spans {p.min()} to {p.max()}; expected probabilities")
 
 
 def log_det(weight: np.ndarray, ratio: np.ndarray, subset: np.ndarray) -> float:

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from lt.errors import UserError
+
 Source = np.random.Generator | np.random.RandomState
 _DIRECT = 64  # coefficients; longer products go through the FFT
 
@@ -23,6 +25,8 @@ class ConditionalPoisson:
 
     def __init__(self, log_weight: np.ndarray, k: int) -> None:
         self.k, self.total = k, len(log_weight)
+        if not 0 <= k <= self.total or not self.total:
+            raise UserError(f"dpp: no subset of size k={k} in a class of {self.total}; expected 0 <= k <= N")
         self.log_c = _tilt(log_weight, k)
         self.q = _expit(self.log_c + log_weight)
         # log of prod(1 + c w) c^-k

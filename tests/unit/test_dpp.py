@@ -253,6 +253,26 @@ def test_dppy_is_refused_where_it_is_wrong() -> None:
         kdpp.dppy_draw(kdpp.kernel_matrix(np.ones(20), "paper"), 2, source)
 
 
+@pytest.mark.parametrize("kernel", ["code", "paper"])
+def test_sizes_at_the_ends(kernel: str) -> None:
+    source = stream(0, "subset")
+    for k in (0, 8):
+        assert kdpp.RankOne(P8, k, kernel).draw(source).tolist() == list(range(k))
+        assert kdpp.RankOne(P8, k, kernel).inclusion() == pytest.approx(np.full(8, k / 8))
+        assert kdpp.exchange(P8, k, source, kernel=kernel).tolist() == list(range(k))
+        with pytest.raises(UserError, match="expected 0 < k < N"):
+            dpp.official_chain(P8, k, np.random.RandomState(0), kernel=kernel)
+    for wrong in (-1, 9):
+        for make in (lambda k: kdpp.RankOne(P8, k, kernel), lambda k: kdpp.exchange(P8, k, source, kernel=kernel)):
+            with pytest.raises(UserError, match="in a class of 8"):
+                make(wrong)
+    for make in (lambda p: kdpp.RankOne(p, 0, kernel), lambda p: kdpp.kernel_matrix(p, kernel)):
+        with pytest.raises(UserError, match="no image"):
+            make(np.zeros(0))
+    with pytest.raises(UserError, match="expected probabilities"):
+        kdpp.kernel_matrix(np.array([0.5, -0.3]), kernel)
+
+
 def dense_chain(p: np.ndarray, k: int, source: np.random.RandomState) -> np.ndarray:
     """The released way: the whole kernel, a determinant for every proposal."""
     matrix = kdpp.kernel_matrix(p, "code")
