@@ -221,3 +221,39 @@ def test_canonical_text() -> None:
     assert canonical({"b": 1, "a": [0.1]}) == canonical({"a": [0.1], "b": 1}) == '{"a": [0.1], "b": 1}'
     with pytest.raises(ValueError):
         canonical(float("nan"))
+
+
+GRID = {"datasets": ["toy_if10"], "archs": ["resnet8"], "seeds": [0], "tables": {"toy": "results/metrics/toy_if50"}}
+BRANCHED = {
+    "paper": "btm",
+    "stages": {
+        "branch": {"use": "ce/train"},
+        "merge": {"verb": "merge", "rule": "mean", "count": 3},
+    },
+    "sets": {"toy": {"arch": "resnet8"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"datasets": ["toy_if1"]}, "grid.datasets: toy_if1: no such data set; did you mean 'toy_if10'?"),
+        ({"baselines": ["cce"]}, "grid.baselines: cce: no such recipe; did you mean 'ce'?"),
+        ({"tables": {"tyo": "x"}}, "grid: tables: no such table 'tyo'; did you mean 'toy'?"),
+        ({"btm": ["b"], "branches": [0, 1]}, "grid.branches: [0, 1]: b on toy_if10 merges 3; list [0, 1, 2]"),
+        (
+            {"btm_merged": ["b"], "branches": [1, 2, 3]},
+            "grid.branches: [1, 2, 3]: b on toy_if10 merges 3; list [0, 1, 2]",
+        ),
+    ],
+)
+def test_a_grid_that_the_recipes_contradict(changes: dict, wanted: str) -> None:
+    raw = changed("grid", {**GRID, **changes})
+    raw["recipes"]["b"] = copy.deepcopy(BRANCHED)
+    assert lines(raw) == [f"params.yaml: {wanted}"]
+
+
+def test_a_grid_that_fits() -> None:
+    raw = changed("grid", {**GRID, "btm": ["b"], "branches": [0, 1, 2]})
+    raw["recipes"]["b"] = copy.deepcopy(BRANCHED)
+    Config(raw)

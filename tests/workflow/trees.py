@@ -72,7 +72,7 @@ def only_table(tree: Path, datasets: list[str], methods: list[str], archs: dict[
     """Leave one table, `rows`, in the copy's params.yaml."""
     params = yaml.safe_load((tree / "params.yaml").read_text())
     params["tables"] = {"rows": {"datasets": datasets, "methods": methods, "archs": archs}}
-    params["grid"]["tables"] = {}
+    params["grid"] |= {"tables": {}, "figures": {}}
     (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
