@@ -17,6 +17,9 @@ from lt import artefact
 from lt.errors import UserError, pick
 from lt.schema import RUN, Run
 from lt.stages import recipe as recipes
+from lt.stages.sections import params
+
+PIECES = "results/params"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Job:
 
     @property
     def is_recipe(self) -> bool:
-        return self.name.split("@")[0].endswith("recipe")
+        """What is written from params.yaml and code; Snakemake does it by itself, DVC in stages of their own."""
+        stem = self.name.split("@")[0]
+        return stem == "params" or stem.endswith("recipe")
 
 
 def _place(path: str) -> str:
@@ -90,7 +95,7 @@ def dvc_stages() -> list[Job]:
 def matched(jobs: Iterable[Job], stages: Iterable[Job]) -> list[str]:
     """The DVC stages that make what these Snakemake jobs make."""
     maker = {out: stage.name for stage in stages for out in stage.outputs}
-    found: dict[str, None] = {}
+    found: dict[str, None] = {maker[PIECES]: None}
     for job in jobs:
         for out in sorted(job.outputs):
             home = next((p for p in (out, str(Path(out).parent)) if p in maker), None)
@@ -165,7 +170,8 @@ def to_dvc(table: str) -> str:
 
 
 def complete_recipes(jobs: Iterable[Job]) -> None:
-    """DVC keeps a run's recipes as one folder; Snakemake writes only those that its target needs."""
+    """DVC keeps a run's recipes as one folder, and params.yaml in pieces; Snakemake writes what its target needs."""
+    params(out=PIECES)
     runs = {match.group() for job in jobs for out in job.outputs if (match := RUN.search(out.removeprefix("results/")))}
     for text in sorted(r for r in runs if not r.startswith("metrics/")):
         recipes.recipe(str(Run.parse(text)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from lt import crossing, registry
+from lt import crossing, grid_checks, registry
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Run, Strict
 
@@ -31,7 +31,7 @@ RECIPE_KEYS = (
 SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
 DATASET_META = ("extends", "note", "source_of_numbers")
 STAGE_META = ("use",)
-RESERVED = ("tables", "figures", "report", "metrics", "recipes", "pack")
+RESERVED = ("tables", "figures", "report", "metrics", "recipes", "pack", "params")
 IMPLICIT = ("predict", "evaluate")
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -42,6 +42,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from crossing.problems(config.params.crossings)
     yield from _recipes(config)
     yield from _tables(config)
+    yield from grid_checks.problems(config)
 
 
 def problems_of(error: ValidationError, prefix: str, model: type[Strict] | None = None) -> Iterator[str]:

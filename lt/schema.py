@@ -285,8 +285,16 @@ class Table(Strict):
     figures: dict[str, list[str]] = {}  # figure: the methods in it, all of them (eight at most) if none is named
 
 
+class Figure(Strict):
+    """A figure of a table, and the folder of metrics that it waits for."""
+
+    table: str
+    figure: str
+    metrics: str
+
+
 class Grid(Strict):
-    """What `dvc repro` keeps up to date: the product of these lists, with the methods of each paper.
+    """What `dvc repro` keeps up to date: the product of these lists, with the methods of each graph.
 
     `tables`: each table and the folder of metrics that it waits for.
     """
@@ -296,6 +304,7 @@ class Grid(Strict):
     archs: list[str]
     seeds: list[NotNegative]
     tables: dict[str, str]
+    figures: dict[str, Figure] = {}
 
 
 class Params(Strict):

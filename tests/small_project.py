@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PARTS += ("environment.yml", "pyproject.toml", "data/lists/README.md")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
 TABLE = "results/tables/digits_smoke.csv"
 # Torch jobs dominate the time of these tests: the fewest methods that share a stage and fine-tune one.
-METHODS = {"baselines": ["ce"], "mislas": ["mislas"], "btm": []}
+METHODS = {"baselines": ["ce"], "mixup": ["mixup"], "mislas": ["mislas"], "btm": []}
 WITH_BTM = {**METHODS, "btm": ["btm"]}
 
 
@@ -109,7 +110,7 @@ def small(text: str, methods: dict[str, list[str]]) -> str:
     params["datasets"] = {name: params["datasets"][name] for name in ("digits", "imagenet_lt", "imagenet_bal")}
     params["crossings"] = {}
     params["tables"] = {"digits": {"datasets": ["digits"], "methods": needed}}
-    own = {k: [] for k, v in params["grid"].items() if isinstance(v, list)}
+    own = {k: [] for k, v in params["grid"].items() if isinstance(v, list)} | {"figures": {}, "btm_nodes": ["stage2"]}
     params["grid"] = {
         **own, "datasets": ["digits_smoke"], "archs": ["resnet8"], "seeds": [0], **methods, "branches": [0, 1],
         "tables": {"digits_smoke": "results/metrics/digits_smoke"},
@@ -117,7 +118,10 @@ def small(text: str, methods: dict[str, list[str]]) -> str:
     return yaml.safe_dump(params, sort_keys=False)
 
 
-def make(root: Path, methods: dict[str, list[str]], *, git: bool = True) -> Project:
+def make(
+    root: Path, methods: dict[str, list[str]], *, git: bool = True, params: Callable[[str], str] | None = None
+) -> Project:
+    """`params` makes the project's params.yaml of ours; the small one with these methods by default."""
     root.mkdir(parents=True)
     for part in PARTS:
         source, target = ROOT / part, root / part
@@ -126,7 +130,8 @@ def make(root: Path, methods: dict[str, list[str]], *, git: bool = True) -> Proj
             shutil.copytree(source, target, ignore=LEFT_OUT)
         else:
             shutil.copy2(source, target)
-    (root / "params.yaml").write_text(small((ROOT / "params.yaml").read_text(), methods))
+    text = (ROOT / "params.yaml").read_text()
+    (root / "params.yaml").write_text(params(text) if params else small(text, methods))
     project = Project(root, root.parent)
     if git:
         project.run("git", "init", "-q")

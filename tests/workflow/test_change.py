@@ -176,7 +176,7 @@ def test_a_list_file_edited(project: Project) -> None:
 
     def change(params: dict) -> None:
         params["datasets"]["mini"] = MINI
-        params["grid"] |= {"datasets": ["mini"], "baselines": [], "mislas": [], "tables": {}}
+        params["grid"] |= {"datasets": ["mini"], "baselines": [], "mixup": [], "mislas": [], "tables": {}}
 
     rewrite(project, change)
     lists, images = project.root / "data/lists", project.root / "data/mini"

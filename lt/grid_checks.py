@@ -1,0 +1,54 @@
+"""What is wrong with `grid`, the part of params.yaml that dvc.yaml's stages are multiplied by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lt.errors import UserError, nearest
+from lt.schema import Grid, Run
+
+if TYPE_CHECKING:
+    from lt.config import Config
+
+OTHER = {*Grid.model_fields, "vits", "branches", "btm_nodes"}  # lists of something else than methods
+BRANCHED = ("btm", "btm_merged", "btm_drawn")
+
+
+def problems(config: Config) -> Iterator[str]:
+    grid = config.params.grid
+    if grid is None:
+        return
+    for name in grid.datasets:
+        if not config.has_dataset(name):
+            yield f"grid.datasets: {name}: no such data set{nearest(name, config.params.datasets)}"
+            return
+    for key, names in (grid.model_extra or {}).items():
+        if key in OTHER:
+            continue
+        for name in names:
+            if name not in config.params.recipes:
+                yield f"grid.{key}: {name}: no such recipe{nearest(name, config.params.recipes)}"
+                return
+    for table in [*grid.tables, *(figure.table for figure in grid.figures.values())]:
+        try:
+            config.table(table)
+        except UserError as error:
+            yield f"grid: {str(error).removeprefix(f'{config.file}: ')}"
+    yield from _branches(config, grid)
+
+
+def _branches(config: Config, grid: Grid) -> Iterator[str]:
+    """dvc.yaml cannot count: `branches` lists the numbers that the recipes' merge counts to."""
+    extra = grid.model_extra or {}
+    listed = extra.get("branches", [])
+    for dataset in grid.datasets:
+        for method in (m for key in BRANCHED for m in extra.get(key, [])):
+            for arch in grid.archs:
+                try:
+                    count = config.stage(Run(dataset, method, arch, 0), "merge").params.count
+                except UserError:
+                    continue  # no recipe for this network: its stage says so
+                if listed != list(range(count)):
+                    yield f"grid.branches: {listed}: {method} on {dataset} merges {count}; list {list(range(count))}"
+                    return
