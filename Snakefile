@@ -24,6 +24,7 @@ include: "workflow/rules/ride.smk"
 include: "workflow/rules/livt.smk"
 include: "workflow/rules/ipdpp.smk"
 include: "workflow/rules/crossed.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/checks.smk"
 

@@ -24,6 +24,7 @@ RECIPE_KEYS = (
     "note",
     "report",
     "why_not",
+    "published",
     "stages",
     "sets",
     "runs",

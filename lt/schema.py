@@ -240,10 +240,19 @@ class Evaluate(Strict):
     selected_on: Literal["last", "val", "test"] = "last"
 
 
+class Choose(Predict):
+    """One of the snapshots that a training stage left (`snapshots_every`), by its top-1 on a part of the data."""
+
+    verb: Literal["choose"] = "choose"
+    part: Literal["val", "test"]
+    posthoc: Choice | None = None
+
+
 STAGES: dict[str, type[Strict]] = {
     "train": Train,
     "subset": Subset,
     "merge": Merge,
+    "choose": Choose,
     "predict": Predict,
     "evaluate": Evaluate,
 }

@@ -24,7 +24,7 @@ IDENTITY = ("set", "imb_factor", "method", "arch", "resolution", "epochs", "tau"
 COST = ("wall_s", "peak_mb")
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
-ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "external_data", "split")
+ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data", "split")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
 COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
@@ -45,7 +45,7 @@ def tabulate(
 
     A row has the keys of ROW_KEYS: its identity and cost, `metrics`, what bears on comparing it (`holdout`,
     `selected_on`, `undertrained`, `not_comparable`: why) and `missing`, the command that makes the run. A row with
-    `senseless` is no run: it says why there is none.
+    `senseless` is no run: it says why there is none. `published_as`: the method whose published numbers are meant.
     """
     import pandas as pd
 
@@ -178,8 +178,8 @@ def judge(
 ) -> tuple[float | None, str | None, float | None, str]:
     """(published, source, difference, verdict) for one value of one run."""
     holdout = row.get("holdout") or row["dataset"].endswith("_holdout")
-    dataset = row["dataset"].removesuffix("_holdout")
-    found = ledger.find(entries, dataset=dataset, method=row["method"], metric=metric, imb_factor=row.get("imb_factor"))
+    dataset, method = row["dataset"].removesuffix("_holdout"), row.get("published_as") or row["method"]
+    found = ledger.find(entries, dataset=dataset, method=method, metric=metric, imb_factor=row.get("imb_factor"))
     if not found:
         return (
             None,

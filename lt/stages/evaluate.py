@@ -36,6 +36,7 @@ def evaluate(
     groups = shots.by_count(counts, many=recipe.data["shots"]["many"], few=recipe.data["shots"]["few"])
     form = metrics.Form(zero=ZERO[recipe.params["zero"]])
     values = metrics.evaluate(scores, stored["labels"], class_counts=counts, shots=groups, form=form)
+    values |= choice_of(inputs["predictions"])
     own = own_groups(stored, scores, counts, recipe)
     table = metrics.per_class(scores, stored["labels"], class_counts=counts, shots=groups)
     with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
@@ -45,6 +46,13 @@ def evaluate(
         content["cost"] = cost_of(inputs["predictions"])
         (draft / "metrics.json").write_text(artefact.dump(content))
         (draft / "per_class.csv").write_text(metrics.per_class_csv(table))
+
+
+def choice_of(predictions: artefact.Artefact) -> dict[str, float]:
+    """What choosing the epoch on the test set added: its top-1 minus the last epoch's, where that was done."""
+    model = Path(predictions.manifest["parents"].get("model", "")) / artefact.MANIFEST
+    chosen = artefact.read(model, verify=False).manifest.get("chosen") if model.is_file() else None
+    return {"test_bonus": chosen["bonus"]} if chosen and chosen["part"] == "test" else {}
 
 
 def calibration_of(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, list[float]]:

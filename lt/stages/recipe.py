@@ -16,6 +16,7 @@ DATA_OF = {  # what a verb needs to know of its data set; nothing else may make 
     "train": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
     "subset": ("source", "family", "num_classes", "image", "lists", "prefix"),
     "merge": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
+    "choose": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
     "predict": ("source", "family", "num_classes", "image", "lists", "prefix", "pack"),
     "evaluate": ("family", "num_classes", "shots", "pack"),
 }
@@ -84,7 +85,7 @@ def _params(config: Config, run: Run, stage: str) -> tuple[str, dict[str, Any], 
 def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
     """The modules of `lt` that these parameters reach through registries."""
     found = set(registry.modules(params))
-    if params["verb"] in ("train", "predict", "subset", "merge"):
+    if params["verb"] in ("train", "predict", "subset", "merge", "choose"):
         found.add(registry.arch_module(params.get("net") or arch))
     if params.get("batchformer") is not None:
         found.add("lt.models.batchformer")
@@ -165,6 +166,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "tau": _number(posthoc.options().get("tau")) if posthoc else None,
         "holdout": run.dataset.endswith("_holdout"),
         "not_comparable": why or config.meta(run.method, "why_not") or None,
+        "published_as": config.meta(run.method, "published") or None,
     }
 
 

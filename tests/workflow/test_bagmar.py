@@ -22,6 +22,7 @@ EPOCHS, LR = 3, 0.01  # a larger rate amplifies rounding from step to step
 PAGE = ROOT / "docs" / "bagmar.md"
 TRAINED = ("bagmar", "bagmar_ce", "bagmar_lambda1", "bagmar_paper", "bagmar_single")
 PN = ("bagmar_pn", "bagmar_pn_tau", "bagmar_pn_tau_test", "bagmar_pn_val", "bagmar_pn_train", "bagmar_ce_pn")
+BEST = ("bagmar_best", "bagmar_pn_best")
 LARGE = {"imagenet_lt": "resnet50", "inat18": "resnet50", "places_lt": "resnet152_places"}
 
 
@@ -168,7 +169,7 @@ def commands(page: Path) -> list[str]:
 def test_the_page_names_recipes_that_are_there() -> None:
     recipes = PAGE.read_text().split("## Recipes")[1].split("## Their commands")[0]
     named = set(re.findall(r"^\| `([a-z0-9_]+)` \|", recipes, flags=re.M))
-    assert named == {*TRAINED, *PN}
+    assert named == {*TRAINED, *PN, *BEST}
     assert named == {m for m in CONFIG.params.recipes if CONFIG.meta(m, "paper") == "bagmar"}
 
 

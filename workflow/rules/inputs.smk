@@ -68,6 +68,15 @@ def trunk(wildcards):
     return path_of(home, node)
 
 
+@asked
+def before_best(wildcards):
+    """The training stage whose snapshots are compared."""
+    run = run_of(wildcards)
+    trained = [s for s in LT.stages_of(run) if s not in ("best", "predict", "evaluate")]
+    home, node = LT.home(run, trained[-1])
+    return path_of(home, node)
+
+
 def branches(wildcards):
     run = run_of(wildcards)
     count = LT.stage(run, "merge").params.count
