@@ -65,17 +65,18 @@ def make_accuracy(classes):
 
 def make_chain(number):
     p = np.random.default_rng(0).beta(2, 2, number)
-    return lambda: dpp.official_chain(p, 500, np.random.RandomState(42))
+    return lambda: dpp.official_chain(p, number // 10, np.random.RandomState(42))
 
 
+# Sizes beyond the caches: what fits into one and then does not grows faster than it should.
 GROWTHS = {
-    "list": (None, (25_000, 100_000, 400_000), 1.1),
+    "list": (None, (300_000, 600_000, 1_200_000), 1.1),
     "split": (make_splits, (100_000, 200_000, 400_000), 1.1),
     "sampler": (make_sampler, (25_000, 50_000, 100_000), 1.1),
     "subset": (make_subset, (100_000, 200_000, 400_000), 1.1),
     "collecting logits": (make_collection, (200, 400, 800), 1.2),
     "accuracy per class, in classes": (make_accuracy, (100, 1000, 8000), 0.2),
-    "DPP chain, k = 500": (make_chain, (5000, 20_000, 80_000), 1.1),
+    "DPP chain, k = N / 10": (make_chain, (20_000, 80_000, 320_000), 1.1),
 }
 
 

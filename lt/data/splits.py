@@ -56,7 +56,8 @@ def _check_rule(n_max: float, imb_factor: float, num_classes: int) -> None:
 def by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """Positions of every class in file order."""
     counts = counts_of(labels, num_classes)
-    order = np.argsort(labels, kind="stable").astype(np.int64)
+    short = labels.astype(np.uint16) if num_classes <= 1 << 16 else labels  # 16 bits are sorted digit by digit
+    order = np.argsort(short, kind="stable").astype(np.int64)
     return np.split(order, np.cumsum(counts)[:-1])
 
 
