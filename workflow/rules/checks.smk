@@ -1,5 +1,6 @@
 # Before the first job: every input that is missing, one line each, exit code 2. A dry run needs no data and skips it.
 
+from lt import driver
 from lt.commands.inputs import check_targets, missing_for
 
 WITHOUT_IMAGES = ("recipe", "split_recipe", "table_recipe", "evaluate", "tabulate")
@@ -8,6 +9,9 @@ try:
     check_targets(LT, sys.argv[1:])
 except UserError as error:
     stop(error)
+
+if workflow.is_main_process:
+    DRIVER = driver.begin(acting=not {"-n", "--dry-run", "--dryrun"} & set(sys.argv))
 
 
 onstart:
@@ -28,3 +32,14 @@ onstart:
     if missing:
         workflow.persistence.unlock()
         stop("\nlt: ".join(missing))
+
+
+onerror:
+    driver.tell(
+        LT,
+        [
+            job.wildcards.table
+            for job in workflow.dag.jobs
+            if job.rule.name == "tabulate" and not workflow.dag.finished(job)
+        ],
+    )
