@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 IDENTITY = ("set", "imb_factor", "method", "arch", "resolution", "epochs", "tau", "experts", "gmacs", "gmacs_published")
-COST = ("wall_s", "peak_mb")
+COST = ("wall_s", "job_s", "peak_mb")  # within the stages; of whole jobs, by benchmark files; the highest
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
 ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data", "split")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
 COUNTED = ("zero_classes", "absent_classes", "tested")
-DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
+DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "job_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
 SELECTED = {"last": "last", "test": "best_on_test", "best_on_test": "best_on_test"}
 SELECTED |= {"val": "best_on_val", "best_on_val": "best_on_val"}
 PUBLISHED_AS = {"resnet152_places": "resnet152"}  # the same network, its last bottleneck kept apart
@@ -150,8 +150,9 @@ def _mean_row(group: list[Row], entries: list[ledger.Entry], names: list[str], m
         if s.n == len(there):  # a mean over some of the seeds would not be comparable
             out[name], out[f"{name}_ci95"] = s.mean, _finite((s.high - s.low) / 2)
             head = (s.mean, s.se) if name == metric else head
-    walls, peaks = ([row[k] for row in there if row.get(k) is not None] for k in COST)
+    walls, jobs, peaks = ([row[k] for row in there if row.get(k) is not None] for k in COST)
     out["wall_s"] = sum(walls) / len(walls) if walls else None
+    out["job_s"] = sum(jobs) / len(jobs) if len(jobs) == len(there) else None
     out["peak_mb"] = max(peaks) if peaks else None
     for key in EFFORT:
         values = [row[key] for row in there if row.get(key) is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lt.tables import cell
+from lt.tables import COST, cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ def to_md(frame: pd.DataFrame) -> str:
 def _md_means(means: list[dict[str, Any]], names: list[str], notes: list[str]) -> list[str]:
     extra = _filled(means, ["resolution", "epochs", "tau", "experts", "gmacs", "gmacs_published"])
     names = _filled(means, names)
-    cost = _filled(means, ["wall_s", "peak_mb"])
+    cost = _filled(means, [*COST])
     heads = ["method", "arch", *extra, "seeds", *[HEADS.get(n, n) for n in names], *cost]
     heads += ["published", "difference", "verdict"]
     top = {name: best(means, name) for name in names}
@@ -130,7 +130,7 @@ def _md_means(means: list[dict[str, Any]], names: list[str], notes: list[str]) -
 
 def _md_seeds(records: list[dict[str, Any]], names: list[str]) -> list[str]:
     seeds = [r for r in records if r["seed"] != "mean"]
-    names = _filled(seeds, [*names, "wall_s", "peak_mb"])
+    names = _filled(seeds, [*names, *COST])
     rows = [
         [
             *[escape_md(r[k]) for k in ("set", "method", "arch", "seed")],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lt import published, tables
+from lt import artefact, published, tables
 from lt.artefact import dump, write_text
 from lt.stages.common import Recipe
 
@@ -50,4 +52,31 @@ def row_of(row: dict[str, Any]) -> dict[str, Any]:
         for key in ("tau", "experts", "gmacs", "gmacs_published", "selected_on")
         if found.get(key) is not None
     }
-    return {**row, **measured, **found["cost"], "metrics": {**found["metrics"], **own}}
+    cost = {**found["cost"], "job_s": job_seconds(manifest)}
+    return {**row, **measured, **cost, "metrics": {**found["metrics"], **own}}
+
+
+def chain(manifest: Path) -> Iterator[Path]:
+    """This artefact's folder and those of all that it was made from, each once."""
+    seen, todo = set(), [manifest.parent]
+    while todo:
+        folder = todo.pop()
+        if folder not in seen and (folder / artefact.MANIFEST).exists():
+            seen.add(folder)
+            yield folder
+            todo += [Path(p) for p in artefact.read(folder, verify=False).manifest["parents"].values()]
+
+
+def job_seconds(manifest: Path) -> float | None:
+    """Seconds of every job behind a run, start-up included, from Snakemake's benchmark files; None where one lacks."""
+    total = 0.0
+    for folder in chain(manifest):
+        inner = folder.relative_to("results")
+        if inner.parts[0] == "metrics":
+            inner = Path(*inner.parts[1:-1], "metrics", inner.name)
+        try:
+            with open(Path("benchmarks") / f"{inner}.tsv", newline="") as file:
+                total += sum(float(row["s"]) for row in csv.DictReader(file, delimiter="\t"))
+        except (OSError, KeyError, ValueError):
+            return None
+    return total
