@@ -1,7 +1,8 @@
 """Several sets of weights become one.
 
 A rule takes state dicts (any iterable, read one at a time) and returns one. `merge_files` feeds a rule from
-memory-mapped safetensors files, a group of entries at a time: memory does not grow with the number of models.
+safetensors files, some stretches of entries at a time: memory does not grow with the number of models, and sums stay
+in the processor's cache.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 from lt.errors import UserError, nearest, pick
 
 State = Mapping[str, Tensor]
-GROUP_BYTES = 16 << 20  # of the first model's entries held in float64 at a time
+Piece = tuple[str, int, int]  # an entry, and a stretch of it read flat
+GROUP_ELEMENTS = 1 << 17  # of one model at a time; their float64 sums are 1 MiB
 
 
 def mean(states: Iterable[State]) -> dict[str, Tensor]:
@@ -45,7 +48,7 @@ def published(states: Iterable[State]) -> dict[str, Tensor]:
     for position, state in enumerate(_checked(states)):
         for name, value in state.items():
             merged[name] = value * weight if position == 0 else merged[name] + value * weight
-    return merged
+    return _finite(merged)
 
 
 def soup(states: Iterable[State]) -> dict[str, Tensor]:
@@ -55,7 +58,7 @@ def soup(states: Iterable[State]) -> dict[str, Tensor]:
         ratio = position / (position + 1)
         for name, value in state.items():
             merged[name] = value.clone() if position == 0 else merged[name] * ratio + value * (1 - ratio)
-    return merged
+    return _finite(merged)
 
 
 def greedy_soup(
@@ -110,7 +113,7 @@ def tau_norm(states: Iterable[State], *, tau: float) -> dict[str, Tensor]:
     return importlib.import_module("lt.models.experts").tau_normalise(states[0], tau)
 
 
-WHOLE = ("greedy_soup", "tau_norm")  # rules that need all tensors of a model at once
+WHOLE = ("greedy_soup", "tau_norm")  # rules that need all tensors of a model at once; the others go number by number
 MERGES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "mean": mean,
     "published": published,
@@ -159,13 +162,34 @@ def merge_files(
     sources = [*paths, Path(stage1)] if stage1 is not None else paths
     if Path(out_path).resolve() in [path.resolve() for path in sources]:
         raise UserError(f"merge: {out_path} is one of the models; expected another file")
-    sizes = _check_files(sources)
-    merged: dict[str, Tensor] = {}
-    for names in [list(sizes)] if rule in WHOLE else _groups(sizes):
-        if stage1 is not None:
-            options["stage1"] = _load(Path(stage1), names)
-        merged.update(combine(_Files(paths, names), **options))
+    shapes = _check_files(sources)
+    if rule in WHOLE:
+        merged = combine(_Files(paths), **options)
+    else:
+        merged = _by_pieces(combine, sources, shapes, options, last_is_start=stage1 is not None)
     save_file(merged, out_path, metadata={"format": "pt"})
+
+
+def _by_pieces(
+    combine: Callable[..., dict[str, Tensor]],
+    sources: Sequence[Path],
+    shapes: Mapping[str, list[int]],
+    options: Mapping[str, object],
+    *,
+    last_is_start: bool,
+) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(_Reader(path)) for path in sources]
+        for pieces in _groups(shapes):
+            states = [{name: file.read(name, a, b) for name, a, b in pieces} for file in files]
+            start = {"stage1": states.pop()} if last_is_start else {}
+            for name, value in combine(states, **options, **start).items():
+                if name not in merged:
+                    merged[name] = torch.empty(shapes[name], dtype=value.dtype)
+                at = next(a for n, a, _ in pieces if n == name)
+                merged[name].view(-1)[at : at + len(value)] = value
+    return merged
 
 
 @torch.no_grad()
@@ -205,21 +229,48 @@ def reestimate_bn(model: nn.Module, batches: Iterable[object]) -> None:
 
 
 class _Files(Sequence):
-    """State dicts of some files, restricted to some entries, mapped when asked for and not kept."""
+    """State dicts of some files, mapped when asked for and not kept."""
 
-    def __init__(self, paths: Sequence[Path], names: Sequence[str]) -> None:
-        self.paths, self.names = paths, names
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return _load(self.paths[index], self.names)
+        with _opened(self.paths[index]) as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
 
 
-def _load(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    with _opened(path) as handle:
-        return {name: handle.get_tensor(name) for name in names}
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool}
+TYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+
+
+class _Reader:
+    """Stretches of a safetensors file's entries. Read, not mapped: of N models mapped at once, all pages would stay.
+
+    The file begins with the length of its header (8 bytes) and the header, JSON: type and place of every entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115
+        length = int.from_bytes(self.file.read(8), "little")
+        self.header, self.start = json.loads(self.file.read(length)), 8 + length
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        entry = self.header[name]
+        kind = TYPES[entry["dtype"]]
+        buffer = torch.empty((stop - start) * kind.itemsize, dtype=torch.uint8)
+        self.file.seek(self.start + entry["data_offsets"][0] + start * kind.itemsize)
+        if self.file.readinto(buffer.numpy()) != len(buffer):
+            raise UserError(f"merge: {self.file.name} ends within entry '{name}'")
+        return buffer.view(kind)
 
 
 @contextlib.contextmanager
@@ -235,32 +286,35 @@ def _opened(path: Path) -> Iterator[object]:
         raise UserError(f"merge: {path} is not a readable safetensors file ({error})") from None
 
 
-def _check_files(paths: Sequence[Path]) -> dict[str, int]:
-    """Bytes of each entry; refuses files that do not hold the same entries, from their headers alone."""
+def _check_files(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Shape of each entry; refuses files that do not hold the same entries, from their headers alone."""
     first: dict[str, list[int]] = {}
-    sizes: dict[str, int] = {}
     for position, path in enumerate(paths):
         with _opened(path) as handle:
             shapes = {name: list(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
         if position == 0:
             first = shapes
-            sizes = {name: 8 * math.prod(shape) for name, shape in shapes.items()}
         _check_names(first, shapes, str(path), str(paths[0]))
         for name, shape in shapes.items():
             _check_shape(name, first[name], shape, str(path), str(paths[0]))
-    return sizes
+    return first
 
 
-def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    names: list[str] = []
+def _groups(shapes: Mapping[str, Sequence[int]]) -> Iterator[list[Piece]]:
+    """Small entries together, large ones in stretches."""
+    pieces: list[Piece] = []
     held = 0
-    for name, size in sizes.items():
-        if names and held + size > GROUP_BYTES:
-            yield names
-            names, held = [], 0
-        names.append(name)
-        held += size
-    yield names
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        for start in range(0, max(size, 1), GROUP_ELEMENTS):
+            stop = min(start + GROUP_ELEMENTS, size)
+            if pieces and held + stop - start > GROUP_ELEMENTS:
+                yield pieces
+                pieces, held = [], 0
+            pieces.append((name, start, stop))
+            held += stop - start
+    if pieces:
+        yield pieces
 
 
 def _sum64(states: Iterable[State]) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
@@ -318,9 +372,15 @@ def _check_shape(name: str, first: Sequence[int], other: Sequence[int], what: st
         )
 
 
+def _finite(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, value in state.items():
+        if not math.isfinite(value.sum()) and not bool(torch.isfinite(value).all()):  # the sum is ten times cheaper
+            raise UserError(f"merge: entry '{name}' is not finite in at least one model")
+    return state
+
+
 def _cast(name: str, value: Tensor, like: Tensor) -> Tensor:
-    if not math.isfinite(value.sum()) and not bool(torch.isfinite(value).all()):  # the sum is ten times cheaper
-        raise UserError(f"merge: entry '{name}' is not finite in at least one model")
+    _finite({name: value})
     if not like.dtype.is_floating_point:
         value = value.round_()
     return value.to(like.dtype)

@@ -57,7 +57,7 @@ def test_mean_is_the_same_to_float32() -> None:
 
 @pytest.mark.parametrize("rule", ["mean", "published", "soup"])
 def test_files_equal_dicts(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "GROUP_BYTES", 600)  # several groups
+    monkeypatch.setattr(merge, "GROUP_ELEMENTS", 75)  # several groups
     paths = [tmp_path / f"{i}.safetensors" for i in range(10)]
     for path, state in zip(paths, MODELS, strict=True):
         save_file(state, path)

@@ -1,5 +1,6 @@
 """The loop: what an update is, what survives a stop, what is written down."""
 
+import itertools
 import math
 import statistics
 import time
@@ -208,6 +209,23 @@ def test_states_are_saved_by_time_and_at_the_end():
     saved.clear()
     run(state_of(), Hooks(save=lambda s: saved.append((s.epoch, s.step))))
     assert saved == [(2, 0)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("seconds", [2.0, 7.0, 29.0, 45.0])
+def test_a_kill_costs_at_most_30_seconds_and_an_update(monkeypatch, seconds, accumulate):
+    """On a clock that every forward and backward pass moves on: what lies between two saved states."""
+    clock, saved, pass_once = [100.0], [100.0], engine._micro_step
+
+    def passed(*given):
+        clock[0] += seconds
+        return pass_once(*given)
+
+    monkeypatch.setattr(engine.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(engine, "_micro_step", passed)
+    run(state_of(), Hooks(save=lambda s: saved.append(clock[0])), epochs=8, accumulate=accumulate)
+    gaps = [b - a for a, b in itertools.pairwise(saved)]
+    assert len(gaps) > 2 and max(gaps) < 30 + accumulate * seconds
 
 
 def test_precision_falls_back_where_the_device_has_none(monkeypatch):

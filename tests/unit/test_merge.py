@@ -126,7 +126,7 @@ def saved(folder: Path) -> list[Path]:
 
 
 def test_files_with_stage1_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "GROUP_BYTES", 100)
+    monkeypatch.setattr(merge, "GROUP_ELEMENTS", 12)
     paths, out = saved(tmp_path), tmp_path / "out.safetensors"
     save_file(model(9), tmp_path / "stage1.safetensors")
     merge.merge_files(paths, "interpolate", out, stage1=tmp_path / "stage1.safetensors", alpha=0.3)
@@ -136,6 +136,29 @@ def test_files_with_stage1_and_scores(tmp_path: Path, monkeypatch: pytest.Monkey
     merge.merge_files(paths, "greedy_soup", out, score=lambda s: float(s["conv1.weight"].mean()), chosen=chosen)
     expected = merge.mean([MODELS[i] for i in chosen])
     assert all(torch.equal(value, expected[name]) for name, value in load_file(out).items())
+
+
+@pytest.mark.parametrize("elements", [1, 7, 1 << 17])
+def test_stretches_of_every_type_and_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(merge, "GROUP_ELEMENTS", elements)
+    paths, states = [tmp_path / f"{i}.safetensors" for i in range(3)], []
+    for i, path in enumerate(paths):
+        kinds = {str(t).split(".")[1]: torch.full((3, 5), 2 * i + 1, dtype=t) for t in merge.TYPES.values()}
+        states.append({**kinds, "scalar": torch.tensor(i), "empty": torch.ones(0, 4), "one": torch.rand(1, 1, 9)})
+        save_file(states[-1], path)
+    merge.merge_files(paths, "mean", tmp_path / "out.safetensors")
+    found, expected = load_file(tmp_path / "out.safetensors"), merge.mean(states)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("rule", ["mean", "published", "soup", "interpolate"])
+def test_no_rule_passes_on_what_is_not_finite(rule: str) -> None:
+    broken = {**MODELS[1], "bn1.running_var": torch.full_like(MODELS[1]["bn1.running_var"], float("inf"))}
+    options = {"stage1": MODELS[0], "alpha": 0.5} if rule == "interpolate" else {}
+    with pytest.raises(UserError, match=r"'bn1.running_var' is not finite"):
+        merge.merge([MODELS[0], broken], rule, **options)
 
 
 def test_file_mistakes_are_named(tmp_path: Path) -> None:
