@@ -80,6 +80,12 @@ def total(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def largest_(value: torch.Tensor) -> None:
+    """The largest over ranks, in place; nobody waits for it."""
+    if world() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+
+
 def agree(*flags: bool, device: torch.device) -> tuple[bool, ...]:
     """Each flag, true on every rank if it is true on one; one reduction for all of them."""
     if world() == 1:
@@ -153,6 +159,15 @@ def gather_grad(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
     sizes = gather_rows(torch.tensor([len(rows)], device=rows.device))
     start = int(sizes[: rank()].sum())
     return _Gather.apply(rows.contiguous(), start), start
+
+
+def total_grad(value: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks, through which gradients flow back to all of them."""
+    if world() == 1:
+        return value
+    import torch.distributed.nn.functional as with_grad
+
+    return with_grad.all_reduce(value)
 
 
 def barrier() -> None:

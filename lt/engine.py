@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lt import distributed, rng
+from lt.device import Captured, Watch, autocast, rate_of, set_rate, skippable, supported, to_device
 from lt.errors import Interrupted, NonFinite
 
+__all__ = ["Hooks", "Settings", "Step", "Stop", "Task", "TrainState", "autocast", "fit", "supported", "to_device"]
 SAVE_EVERY_S = 30.0
 
 
@@ -35,6 +37,8 @@ class Task(Protocol):
     """One training step: batch -> {"loss": scalar, "logits": [B, C] or None, "hits": optional}."""
 
     stochastic: bool
+    # Two that may be left out. capturable: a call reads nothing that changes from step to step but its batch and
+    # tensors. repeatable (true): a batch can be fetched again.
 
     def start_epoch(self, epoch: int) -> None: ...
     def __call__(self, network: nn.Module, batch: dict[str, Any], step: Step) -> dict[str, Tensor]: ...
@@ -101,6 +105,8 @@ class Settings:
     clip: float | None = None
     eval_every: int = 0
     compile: bool = False
+    capture: bool = False
+    read_every: int = 1
     save_every_s: float = SAVE_EVERY_S
 
 
@@ -138,67 +144,126 @@ class Stop:
         self.signal = number
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
-
-
-def supported(precision: str, device: torch.device) -> str:
-    """The precision that this device computes natively; fp32 otherwise."""
-    if precision == "bf16" and device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if fast else "fp32"
-    if precision == "bf16" and not torch.cuda.is_bf16_supported():
-        return "fp32"
-    return "fp32" if precision == "fp16" and device.type == "cpu" else precision
-
-
-def to_device(batch: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    def move(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return type(value)(move(v) for v in value)
-        if not isinstance(value, Tensor):
-            return value
-        value = value.to(settings.device, non_blocking=True)
-        if settings.channels_last and value.ndim == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
-        return value
-
-    return {key: move(value) for key, value in batch.items()}
-
-
 def fit(state: TrainState, settings: Settings, hooks: Hooks, stop: Stop) -> TrainState:
     """Train from where the state stands to the last epoch."""
     network = distributed.wrap(state.model, settings.device)
     network = torch.compile(network) if settings.compile else network
+    watch = Watch(state.optimizer, settings.device, looks_every(state, settings))
+    captured = _captured(state, network, settings, watch)
     saved, failure = time.monotonic(), None
     while state.epoch < settings.epochs:
         state.model.train()
         state.task.start_epoch(state.epoch)
+        _begin_epoch(state, settings, watch, captured)
         started = time.monotonic()
         for batch in state.loader.epoch(state.epoch, start=state.step):
-            step = Step(settings.seed, state.epoch, state.step, distributed.rank())
-            failure = _micro_step(state, network, to_device(batch, settings), step, settings, hooks) or failure
+            step, batch = Step(settings.seed, state.epoch, state.step, distributed.rank()), to_device(batch, settings)
+            if captured:
+                set_rate(state.optimizer, settings.schedule(step.epoch, step.step))
+                captured(batch["image"], batch["target"])
+                state.step += 1
+            else:
+                failure = _micro_step(state, network, batch, step, settings, hooks, watch) or failure
             if failure and distributed.world() == 1:
                 raise NonFinite(failure)
             if state.step % settings.accumulate:
                 continue
-            due = time.monotonic() - saved >= settings.save_every_s
-            failed, stopping, due = distributed.agree(
-                bool(failure), stop.signal is not None, due, device=settings.device
-            )
+            looking = watch.due(state.step // settings.accumulate)
+            failed, stopping, due = _agreed(failure, stop, time.monotonic() - saved, looking, settings)
             if failed:
                 raise NonFinite(failure or "the loss of another rank is not finite; nothing was updated")
-            _update(state, settings)
+            if not captured:
+                _update(state, settings, watch)
+            if looking or stopping or due:
+                _look(state, settings, hooks, watch)
             hooks.after_step(state)
             if stopping or due:
                 _save(state, hooks)
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted(_stopped(state, stop))
+        _look(state, settings, hooks, watch)
         _close_epoch(state, settings, hooks, time.monotonic() - started, failure)
     _save(state, hooks)  # what follows may fail for want of space; it then costs no training
     return state
+
+
+def _agreed(failure: str | None, stop: Stop, since_save: float, looking: bool, settings: Settings) -> tuple[bool, ...]:
+    """Failed, stopping, due for a save, on all ranks alike; they ask each other only when they look anyway."""
+    flags = (bool(failure), stop.signal is not None, since_save >= settings.save_every_s)
+    if distributed.world() == 1:
+        return flags
+    return distributed.agree(*flags, device=settings.device) if looking else (False, False, False)
+
+
+def _captured(state: TrainState, network: nn.Module, settings: Settings, watch: Watch) -> Captured | None:
+    """The whole update as one graph, where the recipe asks for it and the stage allows it."""
+    if not settings.capture or why_not_captured(state, settings):
+        return None
+    for group in state.optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=settings.device)
+        if "capturable" in group:
+            group["capturable"] = settings.device.type == "cuda"
+
+    def run(image: Tensor, target: Tensor) -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        batch = {"image": image, "target": target}
+        with autocast(settings.device, settings.precision, cache=False):
+            result = state.task(network, batch, Step(settings.seed, 0, 0))
+        watch.see(result["loss"])
+        result["loss"].backward()
+        watch.step()
+        _count(state, result, target)
+
+    return Captured(run, settings.device)
+
+
+def looks_every(state: TrainState, settings: Settings) -> int:
+    """Updates between two looks at the loss: 1 where a step could not be made to do nothing in between."""
+    can = skippable(state.optimizer) and state.scaler is None and getattr(state.task, "repeatable", True)
+    return settings.read_every if can else 1
+
+
+def why_not_captured(state: TrainState, settings: Settings) -> str:
+    """What of a stage a graph cannot hold; empty where it can. A graph cannot look at its own loss."""
+    reasons = {
+        "accumulate": settings.accumulate > 1,
+        "clip": settings.clip is not None,
+        "ema": state.ema is not None,
+        "precision fp16": state.scaler is not None,
+        "compile": settings.compile,
+        "several ranks": distributed.world() > 1,
+        "dropout": state.task.stochastic,
+        "its task, mix or loss": not getattr(state.task, "capturable", False),
+        "its optimiser": not skippable(state.optimizer),
+        "read_every 1": looks_every(state, settings) == 1,
+    }
+    return ", ".join(name for name, holds in reasons.items() if holds)
+
+
+def _begin_epoch(state: TrainState, settings: Settings, watch: Watch, captured: Captured | None) -> None:
+    watch.begin(state.step)
+    if captured is None:
+        return
+    if getattr(state.task, "changes_by_epoch", True):
+        captured.forget()
+    sums = torch.zeros(4, dtype=torch.float64, device=settings.device) if state.seen is None else state.seen
+    state.seen = captured.sums = sums if captured.sums is None else captured.sums.copy_(sums)
+
+
+def _look(state: TrainState, settings: Settings, hooks: Hooks, watch: Watch) -> None:
+    """A loss that was not finite some steps ago: nothing was updated since. Its batch is fetched again."""
+    if (number := watch.look()) is None:
+        return
+    if number < 0:
+        raise NonFinite("the loss of another rank is not finite; nothing was updated since")
+    step = Step(settings.seed, state.epoch, number, distributed.rank())
+    batch = to_device(next(iter(state.loader.epoch(state.epoch, start=number))), settings)
+    place = hooks.capture(state, batch, step)
+    raise NonFinite(
+        f"the loss is not finite in epoch {step.epoch + 1}, step {number + 1}; nothing was updated since; "
+        f"captured: lt replay {place}"
+    )
 
 
 def _save(state: TrainState, hooks: Hooks) -> None:
@@ -216,23 +281,21 @@ def _stopped(state: TrainState, stop: Stop) -> str:
 
 
 def _micro_step(
-    state: TrainState, network: nn.Module, batch: dict, step: Step, settings: Settings, hooks: Hooks
+    state: TrainState, network: nn.Module, batch: dict, step: Step, settings: Settings, hooks: Hooks, watch: Watch
 ) -> str | None:
     """Forward and backward; says what is wrong if the loss is not finite."""
     first = step.step % settings.accumulate == 0
     last = (step.step + 1) % settings.accumulate == 0
     if first:
         state.optimizer.zero_grad(set_to_none=True)
-        lr = settings.schedule(step.epoch, step.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        set_rate(state.optimizer, settings.schedule(step.epoch, step.step))
     if state.task.stochastic:  # dropout and drop path know only torch's own generator
         torch.manual_seed(rng.torch_seed(step.seed, "dropout", step.epoch, step.step, step.rank))
     failure = None
     with autocast(settings.device, settings.precision), distributed.no_sync(network, not last):
         result = state.task(network, batch, step)
-        loss, value = result["loss"], result["loss"].item()
-        if not math.isfinite(value):
+        loss = result["loss"]
+        if (value := watch.see(loss)) is not None:
             place = hooks.capture(state, batch, step)
             failure = (
                 f"the loss is {value} in epoch {step.epoch + 1}, step {step.step + 1}; nothing was updated; "
@@ -254,7 +317,7 @@ def _share(state: TrainState, batch: dict, step: Step) -> float:
     return len(batch["target"]) * distributed.world() / state.loader.size(step.step)
 
 
-def _update(state: TrainState, settings: Settings) -> None:
+def _update(state: TrainState, settings: Settings, watch: Watch) -> None:
     if settings.clip is not None:
         if state.scaler:
             state.scaler.unscale_(state.optimizer)
@@ -263,7 +326,7 @@ def _update(state: TrainState, settings: Settings) -> None:
         state.scaler.step(state.optimizer)
         state.scaler.update()
     else:
-        state.optimizer.step()
+        watch.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
 
@@ -290,7 +353,7 @@ def _close_epoch(
         raise NonFinite(failure or "the loss of another rank is not finite")
     row = {
         "epoch": state.epoch + 1,
-        "lr": max(g["lr"] for g in state.optimizer.param_groups),
+        "lr": rate_of(state.optimizer),
         "loss": loss / max(images, 1),
         "train_top1": 100 * hits / judged if judged else None,
     }

@@ -18,6 +18,7 @@ class Loss(nn.Module):
     """
 
     soft_targets = False
+    on_device = True  # False: a call draws or counts on the host, so that a recorded one would repeat itself
     stateful = False  # True: every call in training mode moves statistics that are part of the training state
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

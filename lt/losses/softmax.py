@@ -67,6 +67,8 @@ class Equalisation(Loss):
     The mask of step t is a function of (seed, t, rank); t is part of the state.
     """
 
+    on_device = False
+
     def __init__(self, *, class_counts: object, tail_ratio: float = 5e-3, drop: float = 0.9, seed: int = 0) -> None:
         super().__init__()
         counts = counts_array(class_counts)

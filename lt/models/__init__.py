@@ -145,6 +145,13 @@ def group_norms(model: nn.Module, size: int) -> nn.Module:
     return group_batch_norms(model, size)
 
 
+def sync_norms(model: nn.Module) -> nn.Module:
+    """Normalise over the images of all ranks, in place."""
+    from lt.models.sync import sync_batch_norms
+
+    return sync_batch_norms(model)
+
+
 TRAIN = ("all", "head", "block+head")
 
 

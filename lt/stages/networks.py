@@ -77,6 +77,8 @@ def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -
 
 def check_groups(params: dict[str, Any], *, world: int) -> None:
     """A BatchFormer group must not be cut by accumulation or ranks: the number of devices is no part of a recipe."""
+    if params.get("bn_group") and params.get("sync_bn"):
+        raise UserError("bn_group: normalises groups of a batch, sync_bn all ranks together; set one of them")
     for chosen in (params["options"], params["batchformer"] or {}):
         size, ranks = chosen.get("group_size"), 1 if chosen.get("across_ranks") else world
         share = params["batch"] // params["accumulate"] // ranks

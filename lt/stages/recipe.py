@@ -93,6 +93,8 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
         found.add("lt.models.experts")
     if params.get("bn_group"):
         found.add("lt.models.batch_groups")
+    if params.get("sync_bn"):
+        found.add("lt.models.sync")
     if params.get("redraw"):
         found.add("lt.stages.redraw")
     if params.get("imported"):

@@ -22,6 +22,7 @@ from lt.errors import UserError
 from lt.scratch import Scratch, hold, home, key_of
 from lt.stages.batches import evaluation_loader, options_of, preset, steps_of
 from lt.stages.common import Recipe, load_source, open_model, open_pack, open_split, set_threads
+from lt.stages.devices import device_lines, device_summary, set_products
 from lt.stages.networks import (
     check_groups,
     load_encoder,
@@ -66,9 +67,8 @@ def train(
         threads = set_threads(saved["threads"] if saved else None)
         job = Job(recipe, inputs, index=index, device=device)
         with Progress(log, total=job.settings.epochs) as progress, engine.Stop().listen() as stop:
-            if job.settings.precision != recipe.params["precision"]:
-                asked = recipe.params["precision"]
-                progress.line(f"precision: {asked} is not native to this device; training in {job.settings.precision}")
+            for line in device_lines(job):
+                progress.line(line)
             if job.loaded and not saved:
                 progress.line(f"{init}: {job.loaded}")
             if saved:
@@ -90,6 +90,7 @@ class Job:
     def __init__(self, recipe: Recipe, inputs: dict, *, index: int | None, device: torch.device) -> None:
         self.recipe, self.params, self.device = recipe, recipe.params, device
         self.inputs, self.index = inputs, index
+        set_products(recipe.params)
         self.seed = recipe.seed if index is None else rng.torch_seed(recipe.seed, "subset", index) >> 16
         _, self.split = open_split(inputs["split"].folder)
         self.indices = self.split.train
@@ -118,6 +119,8 @@ class Job:
             models.add_batchformer(model, seed=rng.torch_seed(self.seed, "init", "batchformer"), **p["batchformer"])
         if p["bn_group"]:
             models.group_norms(model, p["bn_group"])
+        if p["sync_bn"] and distributed.world() > 1:
+            models.sync_norms(model)
         if p["load"] == "none":
             init = None  # from scratch, whatever the graph offers
         if init is not None and p["load"] == "mgp":
@@ -203,6 +206,8 @@ class Job:
             clip=p["clip"],
             eval_every=p["eval_every"],
             compile=p["compile"],
+            capture=p["device"]["capture"],
+            read_every=p["device"]["read_every"],
             save_every_s=float(os.environ.get("LT_SAVE_EVERY_S", engine.SAVE_EVERY_S)),
         )
 
@@ -323,6 +328,7 @@ class Job:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "precision": self.settings.precision,
+            "device": device_summary(self),
             **{k: v for k, v in history[-1].items() if k != "epoch"},
         }
         (draft / "metrics.json").write_text(artefact.dump(summary))

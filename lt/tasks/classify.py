@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lt.engine import Step
+from lt.losses.base import Loss
 from lt.tasks.mixing import Mixing
 
 
@@ -16,6 +17,9 @@ class Classify:
     def __init__(self, *, model: nn.Module, loss: nn.Module, mix: Mixing | None = None) -> None:
         self.loss, self.mix = loss, mix
         self.stochastic = has_dropout(model)
+        # a mix draws on the host; a loss may switch by epoch, and one with a state of its own is left alone
+        self.capturable = mix is None and not getattr(loss, "stateful", False) and getattr(loss, "on_device", True)
+        self.changes_by_epoch = type(loss).set_epoch is not Loss.set_epoch if isinstance(loss, Loss) else False
 
     def start_epoch(self, epoch: int) -> None:
         self.loss.train()

@@ -40,6 +40,7 @@ class Meta(Classify):
         if any(p.requires_grad and id(p) not in in_head for p in model.parameters()):
             raise UserError("task meta: only a classifier on a frozen backbone; set trainable: head")
         super().__init__(model=model, loss=loss)
+        self.capturable = self.repeatable = False  # a batch is drawn by what the one before taught
         self.model, self.sampler, self.balanced, self.optimizer = model, sampler, balanced, optimizer
         self._batches: Iterator[dict[str, Any]] | None = None
 

@@ -6,7 +6,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from lt import distributed, engine, losses
+from lt import distributed, engine, losses, models
 from lt.tasks.classify import Classify
 
 SEED, IMAGES, BATCH, ACCUMULATE = 0, 22, 6, 2  # the last batch of an epoch is ragged: 4 images
@@ -50,6 +50,27 @@ def trained(device, *, loss_name, epochs=2, stop=None):
     return state
 
 
+def normalised(device):
+    """A network with batch normalisation over all ranks: its weights and running statistics after ragged batches."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, 1, 5)), torch.nn.Conv2d(1, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(),
+        torch.nn.Flatten(), torch.nn.Linear(20, 3),
+    ).to(device).double()  # fmt: skip
+    models.sync_norms(model)
+    loader = Batches(device)
+    loader.x = loader.x.double()
+    state = engine.TrainState(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        task=Classify(model=model, loss=torch.nn.CrossEntropyLoss()),
+        loader=loader,
+    )
+    settings = engine.Settings(epochs=2, seed=SEED, schedule=lambda e, s: 0.1, device=device)
+    engine.fit(state, settings, engine.Hooks(), engine.Stop())
+    return [v.double().flatten().tolist() for v in model.state_dict().values()]
+
+
 def counted(device):
     """Reductions of gradients and all others in one epoch of 4 micro-batches, 2 updates."""
     calls = {"gradients": 0, "others": 0}
@@ -88,6 +109,7 @@ def main():
                 "top1": [row["train_top1"] for row in state.history],
                 "task": {k: v.tolist() for k, v in state.task.state_dict()["loss"].items()},
             }
+        found["synced"] = normalised(device)
         if distributed.world() > 1:
             found["calls"] = counted(device)
             stop = engine.Stop()

@@ -48,6 +48,11 @@ def test_ragged_batches_and_accumulation_agree_with_one_rank(found, loss):
         np.testing.assert_allclose(two["task"][key], value, rtol=1e-6, atol=1e-7)
 
 
+def test_batch_normalisation_over_all_ranks_is_that_of_the_global_batch(found):
+    for two, one in zip(found[1]["synced"], found[0]["synced"], strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-12)
+
+
 def test_reductions_are_as_few_as_updates(found):
     """2 updates of 2 micro-batches: each reduces its gradients once and agrees once; one sum closes the epoch.
 

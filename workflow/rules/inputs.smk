@@ -110,9 +110,7 @@ def tuning(wildcards):
 @asked
 def packed(wildcards):
     """The packs that a stage reads its images from; none where the data set is not packed."""
-    return recipes.packs_of(
-        LT, wildcards.dataset, getattr(wildcards, "part", "train")
-    )
+    return recipes.packs_of(LT, wildcards.dataset, getattr(wildcards, "part", "train"))
 
 
 @asked
