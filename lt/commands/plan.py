@@ -1,4 +1,5 @@
-"""What a run of some tables would start: jobs by rule, hours from benchmark files, storage from what is there."""
+"""What a run of some tables would start: jobs by rule, hours from benchmark files, GPUs from the cluster's profile,
+storage from what is there."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from lt.errors import UserError
 
 NUMBER = re.compile(r"(seed|branch|subset)\d+")
-GPU = re.compile(r"\bgpus?=(\d+)")
+PROFILE = Path("profiles") / "slurm" / "config.yaml"
 
 
 @dataclass
@@ -23,12 +25,11 @@ class Job:
     rule: str
     output: str = ""
     benchmark: str = ""
-    gpus: int = 0
 
 
 def plan_lines(tables: list[str]) -> Iterator[str]:
     jobs = planned([f"results/tables/{table}.csv" for table in tables])
-    seconds, sizes = _seconds(), _sizes()
+    seconds, sizes, gpus = _seconds(), _sizes(), gpus_by_rule()
     known: dict[str, float] = defaultdict(float)
     unknown: Counter[str] = Counter()
     gpu_hours, stored, unsized = 0.0, 0, 0
@@ -38,7 +39,7 @@ def plan_lines(tables: list[str]) -> Iterator[str]:
             unknown[job.rule] += bool(job.benchmark)
         else:
             known[job.rule] += cost
-            gpu_hours += job.gpus * cost / 3600
+            gpu_hours += gpus.get(job.rule, 0) * cost / 3600
         size = _estimate(sizes, job.output) if job.output.endswith("manifest.json") else 0
         stored, unsized = stored + int(size or 0), unsized + (size is None)
     counts = Counter(job.rule for job in jobs)
@@ -50,6 +51,19 @@ def plan_lines(tables: list[str]) -> Iterator[str]:
     total = sum(known.values()) / 3600
     yield f"measured: {total:.3f} job hours, {gpu_hours:.3f} GPU hours; {unknown.total()} jobs never measured here"
     yield f"storage: {stored / 2**20:.1f} MiB for jobs whose like is there; {unsized} of unknown size"
+
+
+def gpus_by_rule(profile: Path = PROFILE) -> dict[str, int]:
+    """What the cluster's profile gives a job of each rule, on all of its nodes."""
+    import yaml
+
+    given = (yaml.safe_load(profile.read_text()) if profile.exists() else None) or {}
+    return {rule: _gpus(asked) for rule, asked in (given.get("set-resources") or {}).items()}
+
+
+def _gpus(asked: dict[str, Any]) -> int:
+    per_node = re.search(r"--gpus-per-node[= ](\d+)", str(asked.get("slurm_extra", "")))
+    return int(asked.get("nodes", 1)) * int(per_node[1]) if per_node else int(asked.get("gpu", 0))
 
 
 def planned(targets: list[str]) -> list[Job]:
@@ -75,8 +89,6 @@ def _jobs(text: str) -> Iterator[Job]:
                 job.output = value.split(", ")[0]
             elif key == "benchmark":
                 job.benchmark = value
-            elif key == "resources" and (gpus := GPU.search(value)):
-                job.gpus = int(gpus[1])
         elif job and line.startswith("Job stats"):
             break
     if job:
