@@ -76,16 +76,19 @@ def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -
 
 
 def check_groups(params: dict[str, Any], *, world: int) -> None:
-    """A BatchFormer group must not be cut by accumulation or ranks: the number of devices is no part of a recipe."""
+    """A group must not be cut by accumulation or ranks: the number of devices is no part of a recipe."""
     if params.get("bn_group") and params.get("sync_bn"):
         raise UserError("bn_group: normalises groups of a batch, sync_bn all ranks together; set one of them")
+    asked = [("bn_group", params.get("bn_group"), world, "start fewer ranks")]
     for chosen in (params["options"], params["batchformer"] or {}):
-        size, ranks = chosen.get("group_size"), 1 if chosen.get("across_ranks") else world
+        ranks = 1 if chosen.get("across_ranks") else world
+        asked.append(("group_size", chosen.get("group_size"), ranks, "set across_ranks: true"))
+    for name, size, ranks, remedy in asked:
         share = params["batch"] // params["accumulate"] // ranks
         if size and params["accumulate"] * ranks > 1 and share % size:
             raise UserError(
-                f"group_size: groups of {size} images do not fit the {share} that batch {params['batch']} leaves with "
-                f"accumulate {params['accumulate']} on {world} ranks; accumulate less, or set across_ranks: true"
+                f"{name}: groups of {size} images do not fit the {share} that batch {params['batch']} leaves with "
+                f"accumulate {params['accumulate']} on {world} ranks; accumulate less, or {remedy}"
             )
 
 

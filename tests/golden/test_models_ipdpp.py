@@ -1,5 +1,6 @@
 """CIFAR-stem ResNets, projector and an official checkpoint against the numbers of the BNS + IP-DPP code."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from torch import nn
 from weight_rule import container
 
 from lt import models
+from lt.config import load
 from lt.models import convert, heads
+from lt.schema import Run
+from lt.stages import importing
+from lt.stages.common import Recipe
+from lt.stages.recipe import of_stage
 
 DATA = Path(__file__).parent / "ipdpp"
 CASES = [("r18", "c10", 3, "resnet18_cifar"), ("r34", "c100", 2, "resnet34_cifar")]
@@ -81,3 +87,21 @@ def test_official_checkpoint():
     expected = np.load(DATA / "checkpoint_tiny.npz")
     with torch.no_grad():
         close(model.eval()(torch.from_numpy(expected["x"])), expected["eval_logits"], 1e-6)
+
+
+@pytest.mark.parametrize(("dataset", "arch"), [("cifar10_lt_if100", "resnet18"), ("cifar100_lt_if100", "resnet34")])
+@pytest.mark.parametrize("stage", ["bns_lp/pretrain", "bns_lp/probe", "ipdpp/finetune"])
+def test_each_of_the_six_released_files_fits_its_recipe(dataset, arch, stage, tmp_path):
+    """Names and shapes of the released containers go into the network that the recipe builds, none left over."""
+    method, name = stage.split("/")
+    kind = "simclr" if name == "pretrain" else {"resnet18": "c10", "resnet34": "c100"}[arch] + "_linmodel"
+    tensors = json.loads((DATA / "models.json").read_text())[f"r{arch[6:]}_{kind}"]["tensors"]
+    state = container(tensors)
+    path = tmp_path / "released.pth"
+    args = argparse.Namespace(batch_size=64)
+    torch.save({"model": state, "optimizer": {}, "epoch": 99, "scaler": {}, "args": args}, path)
+    config = load(Path(__file__).parents[2] / "params.yaml")
+    made = of_stage(config, Run(dataset, method, arch, 0), name)
+    report = importing.read_into(importing.network(Recipe(made)), path)
+    assert report["layout"] == "ipdpp" and report["loaded"] == len(tensors)
+    assert not report["dropped"] and not report["kept"]

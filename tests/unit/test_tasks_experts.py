@@ -219,6 +219,17 @@ def test_groups_are_never_cut_unnoticed(accumulate: int, world: int, across: boo
         check_groups(params, world=world)
 
 
+@pytest.mark.parametrize(
+    ("accumulate", "world", "fits"), [(1, 1, True), (1, 8, True), (1, 16, False), (16, 1, False), (2, 8, False)]
+)
+def test_groups_of_batch_normalisation_are_never_cut_either(accumulate: int, world: int, fits: bool) -> None:
+    params = {"options": {}, "batchformer": None, "bn_group": 32, "batch": 256, "accumulate": accumulate}
+    if fits:
+        return check_groups(params, world=world)
+    with pytest.raises(UserError, match=r"bn_group: groups of 32 .* on \d+ ranks; accumulate less, or start fewer"):
+        check_groups(params, world=world)
+
+
 # tau-normalisation, as the merge of one model
 
 

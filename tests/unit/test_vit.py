@@ -45,6 +45,23 @@ def test_explicit_and_fused_attention_are_equal(pool: str, monkeypatch: pytest.M
         torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_in_bf16_both_attentions_are_as_near_to_fp32(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, found = small(global_pool=pool).eval(), torch.randn(16, 1, 8, 8), {}
+    with torch.no_grad():
+        model.head.weight.mul_(1e4)  # as drawn its logits are nearly 0
+        exact = model(x)
+        for explicit in (False, True):
+            monkeypatch.setattr("lt.models.tokens.explicit_attention", lambda x, explicit=explicit: explicit)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                found[explicit] = model(x).float()
+    scale = exact.std()
+    assert scale > 0.1
+    for logits in found.values():
+        assert ((logits - exact) / scale).abs().max() < 0.06  # bf16 carries 8 bits
+    assert ((found[True] - found[False]) / scale).abs().max() < 0.06
+
+
 def test_rule_of_attention() -> None:
     x = torch.zeros(1)
     assert not explicit_attention(x) and explicit_attention(x.bfloat16())
