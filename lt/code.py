@@ -94,8 +94,8 @@ class _Strip(ast.NodeTransformer):
 @functools.cache
 def file_digest(path: Path) -> str:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    tree = ast.parse(path.read_text(), filename=str(path))
-    tree = _Strip(module in REGISTRIES).visit(tree)
+    registry = module in REGISTRIES  # its imports go with its lists, so that it is read anew for its digest
+    tree = _Strip(registry).visit(ast.parse(path.read_text(), filename=str(path)) if registry else _tree(path))
     return hashlib.sha256(ast.dump(tree, annotate_fields=False).encode()).hexdigest()
 
 

@@ -167,6 +167,7 @@ class Config:
         """The stages that live with this run, not shared from another."""
         return [s for s in self.stages_of(run) if self.home(run, s) == (run, s)]
 
+    @functools.cache  # noqa: B019
     def stages_of(self, run: Run) -> list[str]:
         """The stages that this run has: one that is declared empty (`stage1: {}`) exists where a layer fills it.
 

@@ -172,6 +172,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
     }
 
 
+@functools.cache  # a rule asks for the rows and for the recipe
 def of_table(config: Config, table: str) -> dict[str, Any]:
     """The rows of a table, and where the metrics of each one lie."""
     rows = [of_row(config, run, node, node == config.final_stage(run.method)) for run, node in config.rows(table)]
