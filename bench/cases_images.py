@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,7 +13,8 @@ from PIL import Image
 from bench import ordinary
 from bench.harness import Case
 from lt.data import augment
-from lt.data.augment import draws
+from lt.data import pack as packs
+from lt.data.augment import draws, fast
 from lt.data.loader import draw_rows
 
 CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
@@ -86,6 +91,60 @@ def simclr(number: int = 256) -> Case:
     )
 
 
+def photos(number: int, width: int, height: int) -> tempfile.TemporaryDirectory:
+    """JPEG files of photo-like pictures; the folder goes when nobody holds it any more."""
+    folder, source = tempfile.TemporaryDirectory(prefix="lt-bench-"), np.random.default_rng(0)
+    for index in range(number):
+        small = source.integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+        noisy = smooth + source.integers(-8, 9, smooth.shape, dtype=np.int16)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(f"{folder.name}/{index:05d}.jpg", quality=90)
+    return folder
+
+
+def packed(mode: str, demand: float, number: int = 48, width: int = 500, height: int = 400) -> Case:
+    """P12. The ordinary way opens the original files; ours reads a pack through its memory map."""
+    folder = photos(number, width, height)
+    files = sorted(str(path) for path in Path(folder.name).glob("*.jpg"))
+    packs.write(Path(folder.name) / "pack", [Path(f) for f in files], mode=mode)
+    pack = packs.Pack(Path(folder.name) / "pack", mode)
+    preset = augment.build("rrc_flip", fast=True)
+    order = np.arange(number)
+
+    def rows() -> np.ndarray:
+        return draw_rows(order, n=number, columns=preset.columns, seed=0, epoch=0)
+
+    def ours(keep: object = folder) -> torch.Tensor:
+        return fast.stack((preset.sample(pack.pixels(i), row) for i, row in enumerate(rows())), number)
+
+    def close(_: torch.Tensor, mine: torch.Tensor) -> None:
+        drawn = []
+        for index, row in enumerate(rows()):
+            sizes = pack.pixels(index).shape[:2]
+            parameters = preset.parameters(draws.Row(row), *sizes)
+            drawn.append((parameters["box"], parameters["flip"]))
+            if mode != "exact":  # the packed pixels are the picture then
+                Image.fromarray(pack.pixels(index)).save(f"{folder.name}/{index:05d}.png")
+        seen = files if mode == "exact" else [f.replace(".jpg", ".png") for f in files]
+        off = (ordinary.photo_crops(seen, drawn).int() - mine.int()).abs()
+        assert off.max() <= 2
+        assert (off > 1).float().mean() < 1e-5
+
+    return Case(
+        id="P12",
+        what=f"{width} x {height} JPEG to a 224 crop, pack {mode}",
+        ordinary=lambda: ordinary.photo_crops(files, None),
+        ours=ours,
+        same=close,
+        tolerance="1/255 (2/255 in under 1 of 100,000 values)" + ("" if mode == "exact" else ", of the packed pixels"),
+        demand=demand,
+        items=number,
+        unit="image",
+        anchor=ordinary.ANCHORS["photo_crop"],
+        rounds=9,
+    )
+
+
 def draw_table(number: int = 50_000) -> Case:
     """P13's ratio: one table an epoch against a generator a sample. Equal in law only: both uniform."""
     order, part = np.random.default_rng(0).permutation(number), number // 20
@@ -112,5 +171,17 @@ def draw_table(number: int = 50_000) -> Case:
     )
 
 
-CASES = {"crop_flip": crop_flip, "simclr": simclr, "draw_table": draw_table}
-SMALL = {"crop_flip": {"number": 16}, "simclr": {"number": 16}, "draw_table": {"number": 4000}}
+CASES = {
+    "crop_flip": crop_flip,
+    "simclr": simclr,
+    "draw_table": draw_table,
+    "packed_exact": partial(packed, "exact", 1.6),
+    "packed_raw": partial(packed, "raw256", 12),
+}
+SMALL = {
+    "crop_flip": {"number": 16},
+    "simclr": {"number": 16},
+    "draw_table": {"number": 4000},
+    "packed_exact": {"number": 3},
+    "packed_raw": {"number": 3},
+}

@@ -21,6 +21,7 @@ import lt.compat  # noqa: F401  (before torchvision)
 ANCHORS = {
     "crop_flip": 163.0,  # an image
     "simclr": 948.0,  # a view
+    "photo_crop": 2000.0,  # an image of 500 x 400, 63 KB
     "resnet32_step": 1e6 / 170,  # an image
     "vit_step": 1e6 / 34,  # an image
     "bns": 1.45e6,  # a batch of 256
@@ -54,6 +55,26 @@ def crop_flip(images: np.ndarray, rows: np.ndarray | None, mean: Sequence[float]
         image = TF.crop(image, top, left, *pixels.shape[:2])
         image = TF.hflip(image) if mirrored else image
         batch.append(TF.normalize(TF.to_tensor(image), mean, std))
+    return torch.stack(batch)
+
+
+def photo_crops(files: Sequence[str], drawn: Sequence[tuple[Sequence[int], bool]] | None, size: int = 224) -> Tensor:
+    """Files one by one: decode, random resized crop, mirror; uint8. `drawn` fixes boxes (top, left, height, width) and
+    flips, which are else drawn image by image."""
+    from torchvision import transforms as T
+    from torchvision.transforms import functional as TF
+
+    batch = []
+    for number, file in enumerate(files):
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        if drawn is None:
+            box = T.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+            mirrored = bool(torch.rand(1) < 0.5)
+        else:
+            box, mirrored = drawn[number]
+        image = TF.resized_crop(image, *box, [size, size])
+        batch.append(TF.pil_to_tensor(TF.hflip(image) if mirrored else image))
     return torch.stack(batch)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lt.data.augment import Preset
+from lt.data.augment import Preset, fast
 from lt.data.augment import pil_ops as ops
 from lt.errors import UserError
 from lt.rng import stream
@@ -44,6 +44,10 @@ def _decode(path: Path, channels: int) -> Any:
 
     with Image.open(path) as image:
         return image.convert("RGB" if channels == 3 else "L")
+
+
+class _Unreadable(Exception):
+    pass
 
 
 class _Failure(str):
@@ -73,29 +77,32 @@ class _PerImage(torch.utils.data.Dataset):
             image = _decode(self.files[0] / self.files[1][index], self.channels)
         return np.asarray(image) if self.preset.fast else image
 
-    def _one(self, index: int, row: np.ndarray) -> Tensor | _Failure:
+    def _one(self, index: int, row: np.ndarray) -> Tensor:
         try:
             image = self._image(index)
         except Exception as error:  # Pillow's decoders raise many kinds
             if self.files is None:
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            return _Failure(f"cannot read image {self.files[0] / self.files[1][index]}: {reason}")
+            raise _Unreadable(f"cannot read image {self.files[0] / self.files[1][index]}: {reason}") from None
         return self.preset.sample(image, row)
 
     def __getitem__(self, job: Job) -> Tensor | _Failure:
         positions, rows = job
-        samples = []
-        for position, row in zip(positions.tolist(), rows, strict=True):
-            sample = self._one(int(self.indices[position]), row)
-            if isinstance(sample, _Failure):
-                return sample
-            samples.append(sample)
+        found = (self._one(int(self.indices[p]), row) for p, row in zip(positions.tolist(), rows, strict=True))
+        try:
+            if self.preset.fast and len(positions):
+                return fast.stack(found, len(positions))
+            samples = list(found)
+        except _Unreadable as error:
+            return _Failure(error)
         shapes = {tuple(sample.shape) for sample in samples}
         if len(shapes) > 1:
             shown = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes)[:3])
             return _Failure(f"images differ in size ({shown}); choose an augmentation that crops or resizes")
-        return torch.stack(samples) if samples else torch.zeros((0, self.channels, 1, 1), dtype=torch.uint8)
+        if not samples:
+            return torch.zeros((0, self.channels, 1, 1), dtype=torch.uint8)
+        return torch.stack(samples)
 
 
 class _Plan(torch.utils.data.Sampler):

@@ -201,15 +201,18 @@ class Pack:
 
     def content(self, position: int) -> np.ndarray:
         """The bytes of one image, not copied."""
-        number, offset, size = self.index[position, :3].tolist()
+        return self._content(*self.index[position, :3].tolist())
+
+    def _content(self, number: int, offset: int, size: int) -> np.ndarray:
         if number not in self._shards:
-            self._shards[number] = np.memmap(_shard(self.folder, number), dtype=np.uint8, mode="r")
+            mapped = np.memmap(_shard(self.folder, number), dtype=np.uint8, mode="r")
+            self._shards[number] = mapped.view(np.ndarray)  # slices of a memmap are slow
         return self._shards[number][offset : offset + size]
 
     def pixels(self, position: int) -> np.ndarray:
         """Of a raw pack a view of the map: never written to."""
-        content, (height, width, decoder) = self.content(position), self.index[position, 3:].tolist()
-        return decoded(content, height, width, decoder)
+        number, offset, size, *facts = self.index[position].tolist()
+        return decoded(self._content(number, offset, size), *facts)
 
     def sequential(self) -> Iterator[np.ndarray]:
         """All images in list order, each shard read from its beginning to its end."""

@@ -10,7 +10,7 @@ before the resize.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,16 +19,26 @@ from torch import Tensor
 
 
 def planes(pixels: np.ndarray) -> Tensor:
-    """A view [1, C, H, W] of uint8 [H, W, C]."""
+    """A view [1, C, H, W] of uint8 [H, W, C]; torch sees its channels last and resizes without a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")  # a memory map: never written
         image = torch.from_numpy(pixels)
-    return (image if image.ndim == 3 else image.unsqueeze(2)).permute(2, 0, 1).unsqueeze(0)
+    return (image if image.ndim == 3 else image.unsqueeze(2)).unsqueeze(0).permute(0, 3, 1, 2)
+
+
+def stack(samples: Iterable[Tensor], count: int) -> Tensor:
+    """[B, C, H, W], channels last as the samples are; each is let go before the next one is made."""
+    out: Tensor | None = None
+    for number, sample in enumerate(samples):
+        pixels = sample.permute(1, 2, 0)
+        out = pixels.new_empty((count, *pixels.shape)) if out is None else out
+        out[number] = pixels
+    return out.permute(0, 3, 1, 2)
 
 
 def _resize(image: Tensor, height: int, width: int, mode: str) -> Tensor:
     if image.shape[2:] == (height, width):
-        return image.contiguous()
+        return image.clone()
     how = {"mode": mode, "antialias": True, "align_corners": False}
     if image.shape[2] > height and image.shape[3] < width:  # Pillow's order there; otherwise rows come first
         image = F.interpolate(image, size=(height, image.shape[3]), **how)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lt.data.augment import batched, colour, draws, policies
+from lt.data.augment import batched, colour, draws, fast, policies
 from lt.data.augment import pil_ops as ops
 from lt.errors import UserError, pick
 
@@ -210,8 +210,6 @@ class Large(Preset):
         return self._fast_sample(image, row) if self.fast else ops.to_tensor(self.draw_and_apply(image, row))
 
     def _fast_sample(self, pixels: np.ndarray, row: Sequence[float]) -> Tensor:
-        from lt.data.augment import fast
-
         edge = ((self.reflect, self.reflect), (self.reflect, self.reflect), (0, 0))
         pixels = np.pad(pixels, edge[: pixels.ndim], "reflect") if self.reflect else pixels
         drawn = self.parameters(draws.Row(row), *pixels.shape[:2])
@@ -287,8 +285,6 @@ class EvalLarge(Preset):
 
     def sample(self, image: Image_ | np.ndarray, row: Sequence[float]) -> Tensor:
         if self.fast:
-            from lt.data.augment import fast
-
             return fast.centre_crop(image, self.resize, self.size, self.interpolation)
         return ops.to_tensor(ops.centre_crop(ops.resize_short(image, self.resize, self.resample), self.size))
 
