@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 CORES  ?= all
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Two processes of one thread: a second thread would make each of them slower while the other runs.
+TESTS  := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-slow lint bench lock clean
 
@@ -16,10 +18,10 @@ demo: $(STAMP)  ## train real networks on scikit-learn's digits and show the tab
 	@sed -n '/^|/,/^$$/p' results/tables/digits.md
 
 test: $(STAMP)  ## fast tests
-	pytest
+	$(TESTS)
 
 test-slow: $(STAMP)  ## everything else: whole graphs, faults, servers
-	pytest -m "slow and not bench"
+	$(TESTS) -m "slow and not bench"
 
 lint: $(STAMP)  ## style, workflow, imports
 	ruff check lt scripts tests bench
@@ -29,7 +31,7 @@ lint: $(STAMP)  ## style, workflow, imports
 	lint-imports
 
 bench: $(STAMP)  ## ratios against the ordinary way, measured in one run
-	pytest -m bench bench
+	OMP_NUM_THREADS=1 pytest -m bench bench
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -62,7 +62,10 @@ class Stage:
         return over_streams(self.loss, streams, target, *extra, weights=self.weights)
 
 
-@pytest.mark.parametrize("name", RUNS)
+LONG = ("bf_distill", "bf_coslr", "bf_base_ce_mean")  # three experts, a teacher or many steps, all in float64
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in RUNS])
 def test_stage(name: str) -> None:
     stage, info = Stage(name), RUNS[name]
     x = images(info["input_seed"], [info["n"], 3, 32, 32]).to(stage.dtype)
