@@ -43,6 +43,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from crossing.problems(config.params.crossings)
     yield from _recipes(config)
     yield from _tables(config)
+    yield from _comparisons(config)
     yield from grid_checks.problems(config)
 
 
@@ -167,6 +168,13 @@ def _tables(config: Config) -> Iterator[str]:
                 continue
             if method not in config.params.recipes:
                 yield f"tables.{name}.methods: {method}: no such recipe{nearest(method, config.params.recipes)}"
+
+
+def _comparisons(config: Config) -> Iterator[str]:
+    for name, table in config.params.tables.items():
+        methods = config.methods(name)
+        for method in (m for pair in table.comparisons for m in pair if m not in methods):
+            yield f"tables.{name}.comparisons: {method}: not a method of this table{nearest(method, methods)}"
 
 
 def _unknown(body: dict, known: tuple[str, ...], place: str) -> Iterator[str]:

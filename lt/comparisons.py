@@ -27,7 +27,7 @@ def comparisons(
     """
     import pandas as pd
 
-    values = _by_place([row for row in rows if not row.get("missing")], metrics)
+    values = _by_place([row for row in rows if row.get("metrics")], metrics)
     known = {method for _, method in values}
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         if name not in known:

@@ -291,6 +291,7 @@ class Table(Strict):
     seeds: list[NotNegative] | None = None
     archs: dict[str, list[str]] = {}
     caption: str = ""
+    comparisons: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []  # first minus second
     figures: dict[str, list[str]] = {}  # figure: the methods in it, all of them (eight at most) if none is named
 
 

@@ -22,8 +22,10 @@ Row = Mapping[str, Any]
 
 IDENTITY = ("set", "imb_factor", "method", "arch", "resolution", "epochs", "tau", "experts", "gmacs", "gmacs_published")
 COST = ("wall_s", "job_s", "peak_mb")  # within the stages; of whole jobs, by benchmark files; the highest
+BOOTSTRAP = ("top1_images_ci95", "top1_classes_ci95")  # half widths; images, or classes, of the test set drawn again
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
+ROW_KEYS += BOOTSTRAP
 ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data", "split")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
 COUNTED = ("zero_classes", "absent_classes", "tested")
@@ -61,7 +63,7 @@ def tabulate(
             out.append(_seed_row(row, entries, metric))
         out.append(_mean_row(group, entries, names, metric))
     columns = [*IDENTITY, "seed", "seeds", "selected_on", *names]
-    columns += [f"{name}_ci95" for name in names] + [*COST, *PUBLISHED]
+    columns += [f"{name}_ci95" for name in names] + [*BOOTSTRAP, *COST, *PUBLISHED]
     frame = pd.DataFrame(out, columns=columns, dtype=object)
     frame = frame.where(frame.notna(), None)
     frame.attrs = {"table": table, "metric": metric, "metrics": names}
@@ -120,7 +122,7 @@ def _repeated(seeds: list[int]) -> int:
 
 def _seed_row(row: Row, entries: list[ledger.Entry], metric: str) -> dict[str, Any]:
     values = {name: _finite(value) for name, value in (row.get("metrics") or {}).items()}
-    out = {key: row.get(key) for key in (*IDENTITY[1:], *COST)}
+    out = {key: row.get(key) for key in (*IDENTITY[1:], *COST, *BOOTSTRAP)}
     out |= {"set": row["dataset"], "seed": row["seed"], "seeds": None, "selected_on": selection(row)}
     if row.get("missing"):
         number, source, _, _ = judge(row, None, math.nan, entries, metric)
@@ -154,7 +156,7 @@ def _mean_row(group: list[Row], entries: list[ledger.Entry], names: list[str], m
     out["wall_s"] = sum(walls) / len(walls) if walls else None
     out["job_s"] = sum(jobs) / len(jobs) if len(jobs) == len(there) else None
     out["peak_mb"] = max(peaks) if peaks else None
-    for key in EFFORT:
+    for key in (*EFFORT, *BOOTSTRAP):
         values = [row[key] for row in there if row.get(key) is not None]
         out[key] = sum(values) / len(values) if len(values) == len(there) else None
     worst = next((row for row in there if row.get("undertrained")), there[0])

@@ -142,6 +142,18 @@ def _md_seeds(records: list[dict[str, Any]], names: list[str]) -> list[str]:
     return _md_rows(["set", "method", "arch", "seed", *[HEADS.get(n, n) for n in names], "verdict"], rows, 3)
 
 
+def comparisons_md(frame: pd.DataFrame) -> str:
+    """Planned comparisons: differences paired over seeds; p only from five seeds on."""
+    heads = ["set", "arch", "a", "b", "seeds", "a - b", "95 % interval", "p", "p (Holm)"]
+    rows = []
+    for r in _records(frame):
+        within = f"{_signed(r['low'])} to {_signed(r['high'])}" if r["low"] is not None else ""
+        rows.append([*[escape_md(r[k]) for k in ("set", "arch", "a", "b")], cell("seeds", r["seeds"]),
+                     _signed(r["difference"]), within, cell("p", r["p"]), cell("p_holm", r["p_holm"])])  # fmt: skip
+    note = "Top-1, paired over seeds, Holm-corrected over this list; below five seeds an interval and no p-value."
+    return "\n".join(["", "## Planned comparisons", "", note, "", *_md_rows(heads, rows, 4), ""])
+
+
 def _signed(value: float | None) -> str:
     text = cell("difference", value)
     return f"+{text}" if text and not text.startswith("-") and text.strip("0.") else text

@@ -26,7 +26,7 @@ def main(given: argparse.Namespace) -> None:
     for path in manifests(given.root):
         count += 1
         problems += artefact_problems(path)
-    tables = sorted((given.root / "tables").glob("*.csv"))
+    tables = sorted(p for p in (given.root / "tables").glob("*.csv") if "." not in p.stem)
     for path in tables:
         problems += table_problems(path, given.root)
     print("\n".join([*problems, f"{count} artefacts, {len(tables)} tables, {len(problems)} problems"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lt import artefact, metrics
+from lt import artefact, metrics, rng, stats
 from lt.data import shots
 from lt.data.splits import Split
 from lt.errors import pick
@@ -44,6 +44,7 @@ def evaluate(
         content |= effort_of(inputs["predictions"], stored, groups)
         content["reliability"] = calibration_of(scores, stored["labels"], recipe.params["bins"])
         content["cost"] = cost_of(inputs["predictions"])
+        content["bootstrap"] = bootstrap_of(scores.argmax(1), stored["labels"], len(counts), seed=recipe.seed)
         (draft / "metrics.json").write_text(artefact.dump(content))
         (draft / "per_class.csv").write_text(metrics.per_class_csv(table))
 
@@ -60,6 +61,27 @@ def calibration_of(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[st
     judged = metrics.scores(logits, labels)
     found = metrics.calibration(judged.confidence, judged.rank == 0, bins=bins)
     return {name: np.asarray(found[name]).tolist() for name in ("edges", "count", "accuracy", "confidence")}
+
+
+def bootstrap_of(pred: np.ndarray, labels: np.ndarray, classes: int, *, seed: int) -> dict[str, tuple[float, float]]:
+    """95 % intervals of top-1 where the test images are drawn again within their class, and where the classes are."""
+    tested = np.bincount(labels, minlength=classes)
+    correct = np.bincount(labels[pred == labels], minlength=classes)
+    there = tested > 0
+    correct, tested = correct[there], tested[there]
+
+    def again(name: str) -> np.random.Generator:
+        return rng.stream(seed, "bootstrap", name)
+
+    def top1(hits: np.ndarray, images: np.ndarray) -> float:
+        return 100 * float(hits.sum() / images.sum())
+
+    weights = tested / tested.sum()
+    by_class = correct / tested * weights * len(tested)  # its mean is top-1, whatever the classes' sizes
+    return {
+        "top1_images": stats.bootstrap_images(correct, tested, top1, source=again("images")),
+        "top1_classes": stats.bootstrap_classes(by_class, lambda a: 100 * float(a.mean()), source=again("classes")),
+    }
 
 
 def load_predictions(opened: artefact.Artefact) -> dict[str, np.ndarray]:

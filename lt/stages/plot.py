@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from lt import artefact, figures, posthoc, stats
+from lt import artefact, figures, posthoc, rng, stats
 from lt.data.splits import Split
 from lt.errors import UserError, pick
 from lt.stages.common import Recipe
 
 GROUPS = ("many", "medium", "few")
+DRAWS = 2000  # subsets behind a frequency
 MOST = 8  # methods in one figure, unless the table names them
 
 
@@ -125,6 +127,45 @@ def column_groups(folder: Path) -> np.ndarray:
         return np.array([row["shot"] for row in csv.DictReader(file)])
 
 
+def _inclusion(out: Path, runs: dict[str, list[Path]]) -> None:
+    """How often each sampler keeps an image, over p: of the largest class, with the p of the last stored draw.
+
+    For the first method of the table that draws anew; the lists that it trained on are single draws of these laws.
+    """
+    from lt.sampling.inclusion import against_p
+
+    for folders in runs.values():
+        predictions = parent(folders[0], "predictions")
+        model = parent(predictions.folder, "model")
+        if (model / "draws").is_dir():
+            break
+    else:
+        raise UserError(f"{out}: none of {', '.join(runs)} draws its list anew")
+    made = json.loads((model / "draws" / "draws.json").read_text())[-1]
+    p = np.load(model / "draws" / f"p{made['draw']}.npy").astype(np.float64)
+    p = p[largest_class(model, len(p))]
+    frequency, exact = against_p(p, made["k"], draws=DRAWS, source=rng.stream(0, "subset", "figure"))
+    figures.FIGURES["inclusion"](out, p, frequency, expected=exact)
+
+
+def largest_class(model: artefact.Artefact, images: int) -> np.ndarray:
+    """Positions in the training list of a model."""
+    from lt.stages.common import load_source
+
+    split = Split.read(parent(model.folder, "split").folder)
+    source = load_source({**model.manifest["recipe"]["data"], "pack": None}, "train")  # labels alone are looked at
+    labels = split.relabel(source.labels)[split.train]
+    if len(labels) != images:
+        raise UserError(f"{model.folder}: p of {images} images, the training list has {len(labels)}")
+    return np.flatnonzero(labels == np.bincount(labels).argmax())
+
+
+def _reconstruction(out: Path, runs: dict[str, list[Path]]) -> None:
+    """Found by name: the one figure that runs a network."""
+    predictions = parent(next(iter(runs.values()))[0], "predictions")
+    importlib.import_module("lt.stages.reconstruction").draw(out, predictions)
+
+
 DRAW: dict[str, Callable[[Path, dict[str, list[Path]]], None]] = {
     "per_class": _per_class,
     "groups": _groups,
@@ -134,4 +175,6 @@ DRAW: dict[str, Callable[[Path, dict[str, list[Path]]], None]] = {
     "tau": _tau,
     "cost": _cost,
     "ablation": _ablation,
+    "inclusion": _inclusion,
+    "reconstruction": _reconstruction,
 }

@@ -181,6 +181,7 @@ def of_table(config: Config, table: str) -> dict[str, Any]:
         "verb": "tabulate",
         "table": table,
         "caption": config.table(table).caption,
+        "comparisons": config.table(table).comparisons,
         "figures": config.table(table).figures,
         "rows": rows,
         "senseless": senseless(config, table),

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lt import artefact, published, tables
+from lt import artefact, published, tables, tables_text
 from lt.artefact import dump, write_text
+from lt.comparisons import comparisons
 from lt.stages.common import Recipe
 
 HEADLINE = ("top1", "many", "medium", "few", "hm", "gm")
@@ -22,7 +23,19 @@ def tabulate(recipe: str | Path, *, out: str | Path) -> None:
     frame = tables.tabulate(rows, published.load(), opened["table"])
     for suffix in (".csv", ".md", ".tex"):
         tables.write(frame, Path(out).with_suffix(suffix))
+    compared = comparisons(rows, present(opened.get("comparisons", []), rows))
+    compared.attrs["table"] = opened["table"]
+    write_text(Path(out).with_suffix(".comparisons.csv"), tables.to_csv(compared))
+    if len(compared):
+        with open(Path(out).with_suffix(".md"), "a") as file:
+            file.write(tables_text.comparisons_md(compared))
     write_text(Path(out).with_suffix(".json"), dump(summary(frame.to_dict("records"))))
+
+
+def present(pairs: list[list[str]], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The planned pairs that have runs; the others wait for theirs."""
+    there = {row["method"] for row in rows if row.get("metrics")}
+    return [(a, b) for a, b in pairs if {a, b} <= there]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -52,6 +65,7 @@ def row_of(row: dict[str, Any]) -> dict[str, Any]:
         for key in ("tau", "experts", "gmacs", "gmacs_published", "selected_on")
         if found.get(key) is not None
     }
+    measured |= {f"{name}_ci95": (high - low) / 2 for name, (low, high) in found.get("bootstrap", {}).items()}
     cost = {**found["cost"], "job_s": job_seconds(manifest)}
     return {**row, **measured, **cost, "metrics": {**found["metrics"], **own}}
 

@@ -15,6 +15,7 @@ rule tabulate:
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         json="results/tables/{table}.json",
+        comparisons="results/tables/{table}.comparisons.csv",
     log:
         "logs/tables/{table}.log",
     benchmark:
