@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lt.config import Config, Run, load
 from lt.errors import UserError, nearest
@@ -96,10 +100,6 @@ def keep(file: Path, sha256: str) -> str:
 
 def register(params: Path, run: Run, stage: str, entry: dict[str, Any]) -> None:
     """Write the entry into params.yaml as text, so that comments and layout stay; checked by reading it again."""
-    import json
-
-    import yaml
-
     from lt.artefact import write_text
 
     text = params.read_text()
@@ -110,29 +110,41 @@ def register(params: Path, run: Run, stage: str, entry: dict[str, Any]) -> None:
     layer.setdefault("stages", {}).setdefault(stage, {})["imported"] = entry
     new = inserted(text, run, stage, json.dumps(entry))
     if new is None or yaml.safe_load(new) != wanted:
-        where = f"recipes.{run.method}.runs.{run}.stages.{stage}"
-        raise UserError(f"{params}: cannot place the entry by itself; write at {where}: imported: {json.dumps(entry)}")
+        line = f"runs: {{{run}: {{stages: {{{stage}: {{imported: {json.dumps(entry)}}}}}}}}}"
+        raise UserError(f"{params}: recipes.{run.method} shares its text with others (&, *); write by hand: {line}")
     Config(yaml.safe_load(new), file=str(params))
     write_text(params, new)
 
 
 def inserted(text: str, run: Run, stage: str, entry: str) -> str | None:
-    """The text with the entry as lines of its own, below the deepest part of its place that is there already."""
-    lines = text.splitlines()
-    start, end, depth = 0, len(lines), 0
+    """The text with the entry added to the deepest mapping of its place that is there, in that mapping's own form."""
     place = ["recipes", run.method, "runs", str(run), "stages", stage]
-    while place:
-        found = [i for i in range(start, end) if lines[i].rstrip() == "  " * depth + place[0] + ":"]
-        if not found:
+    node, missing = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), list(place)
+    while missing and isinstance(node, yaml.MappingNode):
+        child = next((value for key, value in node.value if key.value == missing[0]), None)
+        if child is None:
             break
-        start = found[0] + 1
-        inner = (i for i in range(start, end) if lines[i].strip() and not lines[i].startswith("  " * (depth + 1)))
-        end = next((i for i in inner if not lines[i].lstrip().startswith("#")), end)
-        place, depth = place[1:], depth + 1
-    if depth < 2:
+        node, missing = child, missing[1:]
+    if not isinstance(node, yaml.MappingNode) or len(missing) > len(place) - 2:
         return None
-    while end > start and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
+    return (_in_braces if node.flow_style else _as_lines)(text, node, missing, entry)
+
+
+def _in_braces(text: str, node: yaml.MappingNode, missing: list[str], entry: str) -> str:
+    new = f"imported: {entry}"
+    for name in reversed(missing):
+        new = f"{name}: {{{new}}}"
+    end = node.end_mark.index - 1  # the closing brace
+    if node.value:
+        after = re.sub(r"#.*", "", text[node.value[-1][1].end_mark.index : end])
+        new = new if after.strip().startswith(",") else f", {new}"
+    return text[:end] + new + text[end:]
+
+
+def _as_lines(text: str, node: yaml.MappingNode, missing: list[str], entry: str) -> str:
+    lines, end, column = text.splitlines(), node.end_mark.line, node.value[0][0].start_mark.column
+    while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
         end -= 1  # before the blank lines and comments that belong to what comes next
-    new = [f"{'  ' * (depth + i)}{name}:" for i, name in enumerate(place)]
-    new.append(f"{'  ' * (depth + len(place))}imported: {entry}")
+    new = [f"{' ' * (column + 2 * i)}{name}:" for i, name in enumerate(missing)]
+    new.append(f"{' ' * (column + 2 * len(missing))}imported: {entry}")
     return "\n".join([*lines[:end], *new, *lines[end:]]) + "\n"

@@ -61,7 +61,8 @@ def load(model: nn.Module, container: Mapping[str, Any], *, head: str = "keep") 
 
 def _load_mae(model: MaskedAutoencoder, state: State, found: str) -> LoadReport:
     if found != "mgp":
-        raise UserError(f"the file holds no decoder (kind: {found}); a masked autoencoder needs one")
+        hint = "; for its encoder alone: --drop decoder_ --drop mask_token" if found == "encoder" else ""
+        raise UserError(f"the file holds no decoder (kind: {found}); a masked autoencoder needs one{hint}")
     dropped = tuple(name for name in state if name.startswith("head."))
     kept = {name: value for name, value in state.items() if name not in dropped}
     vits.check_entries(kept, model.state_dict(), what="masked pre-training")

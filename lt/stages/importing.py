@@ -24,6 +24,8 @@ from lt.stages.common import Recipe, open_split
 from lt.stages.networks import network_options, save_weights
 
 WEIGHTS = Path("data") / "weights"
+ORDERS = {"legacy": "legacy", "identity": "label", "folders": "label"}
+NUMBERED_FOLDERS = ("inat18",)
 
 
 def stand_in(recipe: Recipe, *, split: str | Path, out: str | Path) -> None:
@@ -87,20 +89,25 @@ def _transformer(model: nn.Module, path: Path, layout: str) -> dict[str, Any] | 
     if report.fresh:
         raise UserError(f"{path}: holds no classifier ({', '.join(report.fresh)}); import it as the pre-training stage")
     resized = {"resized": list(report.resized)} if report.resized else {}
-    return {"path": path.name, "sha256": digest, "layout": name, "class_map": "identity",
+    order = "folders" if "model" in container and name == "livt_bft" else "identity"  # LiVT, MAE: image folders
+    return {"path": path.name, "sha256": digest, "layout": name, "class_map": order,
             "loaded": len(report.mapped), "dropped": list(report.dropped), **resized}  # fmt: skip
 
 
 def reorder(model: nn.Module, order: str, split: Split, recipe: Recipe) -> str:
     """Put the classifier's rows, which come in the file's class order, into the order of this data set.
 
-    Only list sets are ever renumbered. `legacy`: by class size, ties as the released files have them.
+    Only list sets are ever renumbered. `legacy`: by class size, ties as the released files have them. `folders`: by
+    folder name; WordNet ids and scenes sort as the labels do, iNaturalist's folders are its numbers, as text.
     """
     mapping = np.asarray(split.class_map)
     theirs = np.arange(len(mapping))
     if recipe.data["source"] == "list":
         counts = np.asarray(split.class_counts)[mapping]  # in original label order
-        theirs = class_map(counts, pick("class order", order, {"legacy": "legacy", "identity": "label"}))
+        if order == "folders" and recipe.data["family"] in NUMBERED_FOLDERS:
+            theirs = np.argsort(sorted(range(len(mapping)), key=str))
+        else:
+            theirs = class_map(counts, pick("class order", order, ORDERS))
     if (theirs == mapping).all() or not hasattr(model, "head"):
         return "as in the file"
     take = torch.from_numpy(theirs[np.argsort(mapping)])  # our row -> row in the file

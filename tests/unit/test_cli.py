@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lt import cli
+from lt.commands.importing import inserted, register
+from lt.config import Run
 from lt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,19 +154,66 @@ def test_replay_of_what_is_no_capture(tmp_path: Path) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_entry_in_params_keeps_everything_else() -> None:
-    import yaml
+PARAMS = """a: 1  # why
+recipes: # all of them
+  ce: &ce # the first
+    paper: x
+  plain: # the second
+    paper: x
 
-    from lt.commands.importing import inserted
-    from lt.config import Run
+  # next
+  bs: {extends: ce}
+  long: {
+    extends: ce, # with a remark
+  }
+  same: *ce
+  merged: {<<: *ce, title: "a } in a title"} # closes
+  runs_in_braces:
+    paper: x
+    runs: {d/runs_in_braces/n/seed1: {stages: {train: {lr: 0.1}}}}
+  last: {paper: x, runs: {}}
+tables: {}
+"""
 
-    text = "a: 1  # why\nrecipes:\n  ce:\n    paper: x\n\n  # next\n  bs: {extends: ce}\ntables: {}\n"
-    new = inserted(text, Run("d", "ce", "n", 0), "train", '{"file": "f"}')
-    assert yaml.safe_load(new)["recipes"]["ce"]["runs"]["d/ce/n/seed0"]["stages"]["train"] == {
-        "imported": {"file": "f"}
-    }
-    kept = [line for line in new.splitlines() if line in text.splitlines()]
-    assert kept == text.splitlines()
-    again = inserted(new, Run("d", "ce", "n", 1), "train", '{"file": "g"}')
-    assert len(yaml.safe_load(again)["recipes"]["ce"]["runs"]) == 2
-    assert inserted(text, Run("d", "bs", "n", 0), "train", "{}") is None
+
+@pytest.mark.parametrize("method", ["plain", "bs", "long", "merged", "runs_in_braces", "last"])
+def test_entry_in_params_keeps_everything_else(method: str) -> None:
+    wanted = yaml.safe_load(PARAMS)
+    text = PARAMS
+    for seed in (0, 1):  # the second one meets the first
+        run = Run("d", method, "n", seed)
+        text = inserted(text, run, "train", f'{{"file": "f{seed}"}}')
+        layer = wanted["recipes"][method].setdefault("runs", {}).setdefault(str(run), {})
+        layer.setdefault("stages", {}).setdefault("train", {})["imported"] = {"file": f"f{seed}"}
+    assert yaml.safe_load(text) == wanted
+    assert [line.split("#")[1:] for line in text.splitlines() if "#" in line] == [
+        line.split("#")[1:] for line in PARAMS.splitlines() if "#" in line
+    ]
+    others = [line for line in PARAMS.splitlines() if not line.strip().startswith((method, "runs", "}"))]
+    assert [line for line in text.splitlines() if line in others] == others
+
+
+@pytest.mark.parametrize("method", ["ce", "same"])
+def test_a_recipe_whose_text_is_another_ones_too_gets_the_lines_to_write(method: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(PARAMS)
+    wanted = rf"recipes\.{method} shares its text with others .*; write by hand: runs: \{{d/{method}/n"
+    with pytest.raises(UserError, match=wanted):
+        register(file, Run("d", method, "n", 0), "train", {"file": "f"})
+    assert file.read_text() == PARAMS
+
+
+def test_the_projects_own_recipes_can_take_an_import() -> None:
+    """Those whose text others take over (`&name`) get the lines to write instead."""
+    text = (ROOT / "params.yaml").read_text()
+    wanted = yaml.load(text, Loader=yaml.CSafeLoader)
+    wanted = json.loads(json.dumps(wanted))  # no dictionary is another one's
+    shared = set(re.findall(r"^  (\w+): &", text, flags=re.M))
+    for method in list(wanted["recipes"]):
+        if method in shared:
+            continue
+        run = Run("digits", method, "resnet8", 0)
+        text = inserted(text, run, "train", '{"file": "f"}')
+        runs = wanted["recipes"][method].setdefault("runs", {})
+        runs.setdefault(str(run), {}).setdefault("stages", {})["train"] = {"imported": {"file": "f"}}
+    assert yaml.load(text, Loader=yaml.CSafeLoader) == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 import torch
 from torch import nn
 
+from lt import models
 from lt.data.class_map import class_map
 from lt.errors import UserError
-from lt.stages.importing import reorder
+from lt.stages.importing import read_into, reorder
 
 COUNTS = np.array([3, 9, 3, 7, 3, 9, 1] * 6)
 
 
-def case(order: str, source: str = "list") -> tuple:
+def case(order: str, source: str = "list", family: str = "imagenet_lt") -> tuple:
     mapping = class_map(COUNTS, order)
     split = SimpleNamespace(class_map=mapping, class_counts=COUNTS[np.argsort(mapping)])
-    return split, SimpleNamespace(data={"source": source}), mapping
+    return split, SimpleNamespace(data={"source": source, "family": family}), mapping
 
 
 def classifier(rows: np.ndarray) -> nn.Module:
@@ -40,6 +42,50 @@ def test_row_i_is_class_i_of_the_data_set(ours: str, theirs: str) -> None:
     reorder(model, theirs, split, recipe)
     assert model.head.bias.tolist() == np.argsort(mapping).tolist()
     assert model.head.weight[:, 0].tolist() == np.argsort(mapping).tolist()
+
+
+@pytest.mark.parametrize("ours", ["label", "stable", "legacy"])
+def test_folders_that_are_numbers_sort_as_text(ours: str) -> None:
+    """LiVT's iNaturalist classifiers: row 0 is class 0, row 1 class 1, row 2 class 10, row 3 class 11, ..."""
+    split, recipe, mapping = case(ours, family="inat18")
+    in_file = np.array(sorted(range(len(COUNTS)), key=str))
+    assert in_file[:5].tolist() == [0, 1, 10, 11, 12]
+    model = classifier(in_file)
+    assert "folders" in reorder(model, "folders", split, recipe)
+    assert model.head.bias.tolist() == np.argsort(mapping).tolist()
+
+
+def test_folders_that_are_names_sort_as_the_labels() -> None:
+    split, recipe, mapping = case("stable")
+    model = classifier(np.arange(len(COUNTS)))
+    reorder(model, "folders", split, recipe)
+    assert model.head.bias.tolist() == np.argsort(mapping).tolist()
+
+
+def vit(seed: int) -> nn.Module:
+    return models.build("vit_digits", 10, seed=seed, in_channels=1)
+
+
+@pytest.mark.parametrize(("container", "order"), [(True, "folders"), (False, "identity")], ids=["trained", "flat"])
+def test_a_file_of_a_training_run_has_the_order_of_its_folders(tmp_path: Path, container: bool, order: str) -> None:
+    file, state = tmp_path / "x.pth", vit(1).state_dict()
+    torch.save({"model": state, "epoch": 99} if container else state, file)
+    report = read_into(vit(2), file)
+    assert report["layout"] == "livt_bft" and report["class_map"] == order
+
+
+def test_an_encoder_alone_says_how_and_is_taken_that_way(tmp_path: Path) -> None:
+    file, full = tmp_path / "x.pth", models.build("mae_digits", 10, seed=1, in_channels=1)
+    encoder = {k: v for k, v in full.state_dict().items() if not k.startswith(("decoder_", "mask_token"))}
+    torch.save({"model": encoder}, file)
+    ours = models.build("mae_digits", 10, seed=2, in_channels=1)
+    with pytest.raises(UserError, match=r"no decoder .*--drop decoder_ --drop mask_token"):
+        read_into(ours, file)
+    fresh = {k: v.clone() for k, v in ours.state_dict().items()}
+    report = read_into(ours, file, drop=["decoder_", "mask_token"])
+    assert report["loaded"] == len(encoder)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, encoder[name] if name in encoder else fresh[name]), name
 
 
 def test_only_list_sets_are_renumbered() -> None:
