@@ -277,6 +277,11 @@ def test_nothing_runs_twice(story: Story, seed: int) -> None:
     assert not (story.root / "scratch").exists()
 
 
+def test_only_the_driver_tries_again(story: Story) -> None:
+    """In a job the one job of its own Snakemake has number 0."""
+    assert re.findall(r"Trying to restart job (\d+)", story.said("second.log")).count("0") == 0
+
+
 def fate_of(story: Story, fate: str) -> list[tuple[int, str]]:
     return [(seed, story.second[seed][1]) for seed, each in story.fates.items() if each == fate]
 

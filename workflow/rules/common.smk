@@ -11,6 +11,9 @@ from lt.stages import recipe as recipes
 ENV = "../../environment.yml"
 SEED = "results/{dataset}/{method}/{arch}/seed{seed}"
 
+# On a cluster a job is a Snakemake of its own, which would try again inside the job whatever --retries says.
+RETRIES = 2 if workflow.is_main_process else 0
+
 
 def stop(error):
     """A user's mistake: the line itself, exit code 2, no traceback."""

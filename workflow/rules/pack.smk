@@ -24,7 +24,7 @@ rule pack:
         "logs/{dataset}/pack/{part}.log",
     benchmark:
         "benchmarks/{dataset}/pack/{part}.tsv"
-    retries: 2
+    retries: RETRIES
     conda:
         ENV
     threads: 8

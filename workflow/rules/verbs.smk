@@ -32,7 +32,7 @@ rule train:
         "benchmarks/{dataset}/{method}/{arch}/seed{seed}/{stage}.tsv"
     wildcard_constraints:
         method="none",
-    retries: 2
+    retries: RETRIES
     conda:
         ENV
     threads: 1
