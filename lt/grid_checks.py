@@ -23,6 +23,9 @@ def problems(config: Config) -> Iterator[str]:
         if not config.has_dataset(name):
             yield f"grid.datasets: {name}: no such data set{nearest(name, config.params.datasets)}"
             return
+    for name in grid.packs:
+        if not config.has_dataset(name) or not config.dataset(name).pack:
+            yield f"grid.packs: {name}: no data set with `pack:`{nearest(name, config.params.datasets)}"
     for key, names in (grid.model_extra or {}).items():
         if key in OTHER:
             continue

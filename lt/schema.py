@@ -313,6 +313,8 @@ class Grid(Strict):
     datasets: list[str]
     archs: list[str]
     seeds: list[NotNegative]
+    packs: list[str] = []
+    pack_parts: list[Literal["train", "val", "test"]] = ["train", "test"]
     tables: dict[str, str]
     figures: dict[str, Figure] = {}
 

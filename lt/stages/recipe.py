@@ -213,13 +213,22 @@ def write(out: str | Path, content: dict[str, Any]) -> None:
         artefact.write_text(path, text)
 
 
-def recipe(run: str | None = None, *, stage: str | None = None, split: int = 0, table: str | None = None) -> None:
-    """Write the recipe of a table, of a data set's split, or of one stage (all of its own stages) of a run."""
+def recipe(
+    run: str | None = None,
+    *,
+    stage: str | None = None,
+    split: int = 0,
+    pack: str | None = None,
+    table: str | None = None,
+) -> None:
+    """Write the recipe of a table, of a data set's split or pack, or of one stage (all of its own stages) of a run."""
     config = load()
     if table:
         return write(f"results/recipes/{table}.json", of_table(config, table))
     if run is None:
         raise UserError("recipe: expected --run <dataset>[/<method>/<arch>/seed<k>] or --table <table>")
+    if pack:
+        return write(f"results/{run}/recipe/pack_{pack}.json", of_pack(config, run, pack))
     if "/" not in run:
         return write(f"results/{run}/recipe/split{split}.json", of_split(config, run, split))
     parsed = Run.parse(run)

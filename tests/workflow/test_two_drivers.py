@@ -116,6 +116,7 @@ LARGE = {
     "livt": ["livt", "livt_384"],
     "livt_readme": ["livt_readme"],
     "vits": ["vit_base"],
+    "packs": ["imagenet_lt_raw256_smoke"],
 }
 CIFAR = {
     "datasets": ["cifar10_lt_if100_smoke"],
