@@ -1,4 +1,4 @@
-"""Lists, splits and subsets at the size of iNaturalist 2018: 437,513 images of 8,142 classes, CPU seconds of one core."""
+"""Lists, splits and subsets at the size of iNaturalist 2018: 437,513 images, 8,142 classes; CPU seconds of one core."""
 
 from __future__ import annotations
 
