@@ -1,4 +1,4 @@
-"""Plans of ten thousand jobs and a lab's, and a hundred tiny jobs. Processor time, which neighbours hardly move."""
+"""Plans of ten thousand jobs and a lab's, and a hundred tiny jobs, in processor time. `make bench` has the seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from small_project import environment
 from trees import checkout
 
 pytestmark = pytest.mark.slow
-PER_JOB, START = 1.5e-3, 3.0  # seconds: what planning may cost
 WITHOUT_TORCH = 1.5  # seconds: what a job may cost before it works
 
 
@@ -50,8 +49,7 @@ def test_a_plan_of_ten_thousand_jobs_grows_with_their_number(tmp_path: Path) -> 
     exponent = np.log((all_of_it - start) / (some - start)) / np.log((jobs - few) / (half - few))
     told = f"{jobs:,} jobs in {all_of_it:.1f} s, {half:,} in {some:.1f} s, {few} in {start:.1f} s"
     print(f"\n{told}; exponent {exponent:.2f}")
-    assert jobs >= 10_000 and all_of_it <= START + PER_JOB * jobs
-    assert exponent <= 1.3
+    assert jobs >= 10_000 and exponent <= 1.3
 
 
 def test_a_labs_plan_is_counted_and_costed(tmp_path: Path) -> None:
@@ -67,7 +65,7 @@ def test_a_labs_plan_is_counted_and_costed(tmp_path: Path) -> None:
     seconds, jobs, said = planned(tree, *tables)
     print(f"\n{jobs:,} jobs in {seconds:.1f} s")
     print(said[said.index("plan: ") :])
-    assert jobs > 10_000 and seconds <= START + PER_JOB * jobs * 1.3
+    assert jobs > 10_000
     assert "measured: 100.000 job hours, 100.000 GPU hours" in said  # five seeds of 20 hours on a GPU
     assert "storage: 5.0 MiB for jobs whose like is there" in said
     never = int(re.search(r"; (\d+) jobs never measured", said)[1])
