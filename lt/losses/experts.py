@@ -193,6 +193,10 @@ def router_targets(sums: Tensor, target: Tensor) -> Tensor:
 
 def router_loss(gates: Tensor, wanted: Tensor, *, pos_weight: float = 100.0) -> Tensor:
     """Mean over gates and batch of binary cross-entropy; `gates`, `wanted` [B, E - 1]."""
+    if gates.numel() == 0 or gates.shape != wanted.shape:
+        raise UserError(
+            f"router: gates {tuple(gates.shape)} for targets {tuple(wanted.shape)}; expected [B, E - 1], E > 1"
+        )
     gates = at_least_float32(gates)
     weight = torch.as_tensor(pos_weight, dtype=gates.dtype, device=gates.device)
     return F.binary_cross_entropy_with_logits(gates, wanted.to(gates.dtype), pos_weight=weight)

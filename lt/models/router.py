@@ -51,6 +51,8 @@ class RoutedRideNet(RideNet):
         super().__init__(num_classes, **options)
         if not 1 <= top_k <= num_classes:
             raise UserError(f"router: top_k must be between 1 and the {num_classes} classes, not {top_k}")
+        if self.num_experts < 2:
+            raise UserError("router: one expert leaves nothing to decide; expected two or more")
         if self.use_experts is not None:
             raise UserError("router: the order of the experts is fixed; use_experts does not apply")
         self.requires_grad_(False)

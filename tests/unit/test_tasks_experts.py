@@ -11,7 +11,7 @@ import torch
 from lt import losses, models, tasks
 from lt.engine import Step
 from lt.errors import UserError
-from lt.losses.experts import balanced_softmax_two_streams, distillation
+from lt.losses.experts import balanced_softmax_two_streams, distillation, router_loss
 from lt.stages.networks import check_groups, load_weights
 
 COUNTS = np.array([40, 20, 10, 5, 3])
@@ -228,6 +228,13 @@ def test_groups_of_batch_normalisation_are_never_cut_either(accumulate: int, wor
         return check_groups(params, world=world)
     with pytest.raises(UserError, match=r"bn_group: groups of 32 .* on \d+ ranks; accumulate less, or start fewer"):
         check_groups(params, world=world)
+
+
+def test_a_router_of_one_expert_is_refused() -> None:
+    with pytest.raises(UserError, match="one expert leaves nothing"):
+        models.build("ride_resnet8", 5, seed=0, experts=1, router=True, top_k=3)
+    with pytest.raises(UserError, match="E > 1"):
+        router_loss(torch.zeros(3, 0), torch.zeros(3, 0))
 
 
 # tau-normalisation, as the merge of one model
