@@ -258,11 +258,12 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 
 def write(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write by suffix: .csv, .md or .tex."""
+    """Write by suffix: .csv, .md, .tex or .html."""
     from lt import tables_text
 
     path = Path(path)
     writers = {".csv": to_csv, ".md": tables_text.to_md, ".tex": tables_text.to_tex}
+    writers[".html"] = tables_text.to_html
     text = pick("table format", path.suffix, writers)(frame)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8"))

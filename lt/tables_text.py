@@ -16,6 +16,12 @@ HEADS = {
     "mce": "MCE", "pdc": "PDC", "test_bonus": "Test bonus",
 }  # fmt: skip
 PAPER = ("top1", "many", "medium", "few", "hm", "gm", "zero_classes", "ece")
+HTML_STYLE = (
+    "body{font:14px sans-serif;margin:1em;color:#111;background:#fff}table{border-collapse:collapse;"
+    "border-top:2px solid;border-bottom:2px solid}thead tr{border-bottom:1px solid}tbody th{text-align:left;"
+    "font-style:italic;font-weight:normal;border-top:1px solid #999}td,thead th{padding:2px 8px;text-align:right;"
+    "white-space:nowrap}td:nth-child(-n+2),th:nth-child(-n+2),td:last-child,th:last-child{text-align:left;white-space:normal}small{color:#555}"
+)
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -157,6 +163,34 @@ def comparisons_md(frame: pd.DataFrame) -> str:
 def _signed(value: float | None) -> str:
     text = cell("difference", value)
     return f"+{text}" if text and not text.startswith("-") and text.strip("0.") else text
+
+
+def to_html(frame: pd.DataFrame) -> str:
+    """A page that holds the means alone, for the report: it loads nothing."""
+    from html import escape
+
+    means = [r for r in _records(frame) if r["seed"] == "mean"]
+    names = _filled(means, [n for n in PAPER if n in frame.attrs["metrics"]])
+    heads = ["Method", "Network", "Seeds", *[HEADS[n] for n in names], "Published", "Verdict"]
+    rows = []
+    for name, group in _sets(means).items():
+        rows.append(f'<tr><th colspan="{len(heads)}">{escape(_title(name, group))}</th></tr>')
+        top = {n: best(group, n) for n in names}
+        for r in group:
+            cells = [escape(str(r["method"])), escape(str(r["arch"])), cell("seeds", r["seeds"])]
+            for n in names:
+                text, spread = cell(n, r[n]), cell(f"{n}_ci95", r[f"{n}_ci95"])
+                bold = f"<b>{text}</b>" if text and text == top[n] else text
+                cells.append(f"{bold} <small>± {spread}</small>" if spread else bold)
+            cells += [cell("published", r["published"]), escape(r["verdict"] or "")]
+            rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    title, head = escape(frame.attrs["table"]), "".join(f"<th>{h}</th>" for h in heads)
+    note = "Mean over seeds, half the 95 % t interval; best in bold. Accuracies in percent."
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{HTML_STYLE}</style>'
+        f"<h1>{title}</h1><p>{note}</p><table><thead><tr>{head}</tr></thead>\n<tbody>" + "\n".join(rows)
+        + "</tbody></table></html>\n"
+    )  # fmt: skip
 
 
 def to_tex(frame: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""`tabulate`: metrics of many runs beside the published numbers -> results/tables/<table>.csv, .md, .tex, .json."""
+"""`tabulate`: many runs beside the published numbers -> results/tables/<table>.csv, .md, .tex, .html, .json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tabulate(recipe: str | Path, *, out: str | Path) -> None:
     opened = Recipe.read(recipe).raw
     rows = [row_of(row) for row in opened["rows"]] + opened.get("senseless", [])
     frame = tables.tabulate(rows, published.load(), opened["table"])
-    for suffix in (".csv", ".md", ".tex"):
+    for suffix in (".csv", ".md", ".tex", ".html"):
         tables.write(frame, Path(out).with_suffix(suffix))
     compared = comparisons(rows, present(opened.get("comparisons", []), rows))
     compared.attrs["table"] = opened["table"]

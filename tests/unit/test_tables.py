@@ -5,13 +5,14 @@ import io
 import itertools
 import math
 import random
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from debian import program
 
 from lt import published, stats, tables, tables_text
 from lt.errors import UserError
@@ -214,17 +215,22 @@ def test_latex_is_balanced_escaped_and_bold_in_each_group() -> None:
 
 @pytest.mark.slow
 def test_latex_compiles(tmp_path: Path) -> None:
-    if shutil.which("pdflatex") is None:
-        pytest.skip("no pdflatex here")
+    pdflatex = program("pdflatex", "texlive-latex-base", "texlive-latex-recommended")
     (tmp_path / "t.tex").write_text(tables_text.tex_document(tables_text.to_tex(frame())))
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+    command = [pdflatex, "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000
 
 
+def test_html_is_escaped_bold_and_loads_nothing() -> None:
+    text = tables_text.to_html(frame())
+    assert "a_b|&amp;%$" in text and "<b>47.10</b> <small>± 0.25</small>" in text
+    assert "<b>3.00</b>" not in text and not re.search(r"src=|href=|url\(|@import|<script", text)
+
+
 def test_write_by_suffix(tmp_path: Path) -> None:
-    for suffix in (".csv", ".md", ".tex"):
+    for suffix in (".csv", ".md", ".tex", ".html"):
         tables.write(frame(), tmp_path / "new" / f"t{suffix}")
         data = (tmp_path / "new" / f"t{suffix}").read_bytes()
         assert data.endswith(b"\n") and b"\r" not in data

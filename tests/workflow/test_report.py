@@ -9,8 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import Browser
+from debian import program
 from small_project import TABLE, Project
 
+SHOWN = TABLE.replace(".csv", ".html")
 FIGURE = "results/figures/digits_smoke/groups.svg"
 LOADS = {"script": "src", "link": "href", "img": "src", "iframe": "src", "object": "data", "source": "src"}
 
@@ -57,9 +60,9 @@ def report(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tables_and_figures_with_captions(report: Path) -> None:
     page = Page(report.read_text())
     shown = page.variable("results")
-    assert set(shown) == {TABLE, FIGURE}
-    assert page.variable("categories") == {"Tables": {"Other": [TABLE]}, "Figures": {"digits_smoke": [FIGURE]}}
-    table, figure = shown[TABLE], shown[FIGURE]
+    assert set(shown) == {SHOWN, FIGURE}
+    assert page.variable("categories") == {"Tables": {"Other": [SHOWN]}, "Figures": {"digits_smoke": [FIGURE]}}
+    table, figure = shown[SHOWN], shown[FIGURE]
     assert "digits_smoke" in table["caption"] and "not comparable" in table["caption"]
     assert "Accuracy of the classes with many, medium and few training images." in figure["caption"]
     assert table["labels"] == {"table": "digits_smoke"} and figure["labels"] == {"figure": "groups"}
@@ -85,3 +88,42 @@ def test_nothing_is_loaded_from_elsewhere(report: Path) -> None:
     for style in page.styles:
         outside = re.findall(r"@import[^;]*|url\(\s*['\"]?(?!data:|#)[^)]*\)", style)
         assert outside == []
+
+
+@pytest.mark.slow
+def test_a_real_browser_shows_tables_and_figures_offline(report: Path, tmp_path: Path) -> None:
+    click = "[...document.querySelectorAll('a')].find(e => e.innerText.trim() === '{}').click()"
+    eye = "document.querySelector('[iconname=eye]')"
+    with Browser(program("chromium", "chromium"), tmp_path) as page:
+        for domain in ("Network", "Runtime", "Log", "Page"):
+            page(f"{domain}.enable")
+        page("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+        page("Page.navigate", url=report.as_uri())
+        page.wait("document.body?.innerText.includes('Tables')", 90)
+        empty = page.screenshot()
+        figure = "img[src*='groups.svg']"
+        for category, steps, kind in (("Tables", [], "iframe"), ("Figures", ["digits_smoke"], figure)):
+            page.value(click.format(category))
+            for step in steps:
+                page.wait(f"!!{eye} || [...document.querySelectorAll('a')].some(e => e.innerText.trim() === '{step}')")
+                if not page.value(f"!!{eye}"):
+                    page.value(click.format(step))
+            page.wait(f"!!{eye}")
+            page.value(f"{eye}.click()")
+            box = page.wait(f'(e => e && e.getBoundingClientRect().toJSON())(document.querySelector("{kind}"))')
+            assert box["width"] > 100 and box["height"] > 100, box
+            if kind == "iframe":  # the table's own document, rendered: its rows have a height
+                frame = page("Page.getFrameTree")["frameTree"]["childFrames"][0]["frame"]["id"]
+                world = page("Page.createIsolatedWorld", frameId=frame)["executionContextId"]
+                rows = "[...document.querySelectorAll('tbody td:first-child')].map(e => [e.innerText, e.offsetHeight])"
+                found = page("Runtime.evaluate", expression=rows, contextId=world, returnByValue=True)["result"]
+                assert [name for name, height in found["value"] if height > 5] == ["ce", "mixup", "mislas"]
+            else:  # decoded and drawn
+                assert page.wait(f'document.querySelector("{kind}").naturalWidth') > 100
+            assert page.screenshot() != empty
+            page.value(click.format("Results"))
+            page.wait("document.body.innerText.includes('Tables') && document.body.innerText.includes('Figures')")
+        asked = [e["request"]["url"] for e in page.reported("Network.requestWillBeSent")]
+        assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+        assert page.reported("Network.loadingFailed") == page.reported("Runtime.exceptionThrown") == []
+        assert [e["entry"]["text"] for e in page.reported("Log.entryAdded") if e["entry"]["level"] == "error"] == []

@@ -6,8 +6,9 @@ rule tabulate:
         recipe="results/recipes/{table}.json",
         metrics=table_rows,
     output:
-        csv=report(
-            "results/tables/{table}.csv",
+        csv="results/tables/{table}.csv",
+        html=report(
+            "results/tables/{table}.html",
             category="Tables",
             caption="../report/table.rst",
             labels={"table": "{table}"},
