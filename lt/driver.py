@@ -38,7 +38,8 @@ def begin(*, acting: bool = True) -> TextIO:
     folder, host = STATE / "drivers", socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True)
     own = open(folder / f"{host}-{os.getpid()}", "a")  # noqa: SIM115 - for as long as the driver lives
-    fcntl.flock(own, fcntl.LOCK_EX)
+    with contextlib.suppress(BlockingIOError):  # this process planned before, and holds it already
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
     atexit.register(Path(own.name).absolute().unlink, missing_ok=True)
     others = [path for path in folder.iterdir() if path.name != Path(own.name).name]
     dead = [path for path in others if not held(path)]

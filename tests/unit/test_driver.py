@@ -68,6 +68,12 @@ def test_a_driver_of_another_host_may_be_alive_unseen(killed: Path) -> None:
     assert (killed / "locks").exists() and (killed / "drivers" / "elsewhere-3").exists()
 
 
+def test_one_process_may_plan_twice(killed: Path) -> None:
+    first, second = driver.begin(), driver.begin()
+    assert driver.held(Path(first.name))
+    first.close(), second.close()
+
+
 def test_a_dry_run_ends_no_jobs(killed: Path) -> None:
     path = killed.parent / "scratch/a/lock"
     path.parent.mkdir(parents=True)
