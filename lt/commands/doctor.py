@@ -24,6 +24,7 @@ SAMPLE = 200  # listed images that are looked for, spread over the list; --image
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("datasets", nargs="*", help="data sets to check (all of params.yaml); missing ones then fail")
     parser.add_argument("--images", action="store_true", help="look for every listed image, not for a sample")
+    parser.add_argument("--decode", action="store_true", help="decode every listed image, which takes minutes")
 
 
 def main(given: argparse.Namespace) -> None:
@@ -44,7 +45,7 @@ def sections(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Iter
         config.dataset(name)
     yield "Project", lambda: project(config)
     for family, data in families(config, given.datasets).items():
-        yield f"Data: {family}", lambda data=data: dataset(data, every=given.images)
+        yield f"Data: {family}", lambda data=data: dataset(data, every=given.images, decode=given.decode)
     yield "Weights", lambda: weights(config)
     yield "Devices", devices
     yield "Cluster", slurm
@@ -109,7 +110,7 @@ def families(config: Config, wanted: list[str]) -> dict[str, Dataset]:
     return found
 
 
-def dataset(data: Dataset, *, every: bool) -> Iterator[Line]:
+def dataset(data: Dataset, *, every: bool, decode: bool = False) -> Iterator[Line]:
     """Its folder, its lists against the published ones, and whether the listed images are there."""
     if data.source == "digits":
         yield "ok", "comes with scikit-learn"
@@ -122,7 +123,9 @@ def dataset(data: Dataset, *, every: bool) -> Iterator[Line]:
             root = each.path
             yield "ok", f"folder {root}"
         elif each.kind == "list":
-            yield from _list(data, each.path, root, every=every)
+            yield from _list(data, each.path, root, every=every or decode)
+            if decode and root:
+                yield from _decoded(each.path, root, data.prefix)
     if root and data.source in ("fashion_mnist", "cifar10", "cifar100"):
         yield from _counts(data)
     if root and data.source == "imagefolder":
@@ -158,6 +161,18 @@ def _list(data: Dataset, path: Path, root: Path | None, *, every: bool) -> Itera
         yield "missing", f"{path.name}: {len(lost)} images ({tried} {len(paths)}), first {root / lost[0]}{hint}"
     else:
         yield "ok", f"{path.name}: images are there ({tried} {len(paths)})"
+
+
+def _decoded(path: Path, root: Path, prefix: dict[str, str]) -> Iterator[Line]:
+    from lt.data.lists import read_list
+    from lt.data.pack import unreadable
+
+    paths = read_list(path, prefix=prefix).paths
+    problems = unreadable([root / name for name in paths], processes=len(os.sched_getaffinity(0)))
+    for place, reason in problems:
+        yield "wrong", f"{path.name}:{place + 1}: cannot read image {root / paths[place]}: {reason}"
+    if not problems:
+        yield "ok", f"{path.name}: all {len(paths)} images can be read"
 
 
 FULL = {"fashion_mnist": (6000, 1000), "cifar10": (5000, 1000), "cifar100": (500, 100)}

@@ -89,6 +89,21 @@ def read_image(path: Path, mode: str) -> Packed | str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
+def unreadable(files: Sequence[Path], *, processes: int = 1) -> list[tuple[int, str]]:
+    """The files that cannot be decoded, by position, and why; nothing is written."""
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        found = pool.imap(_reason, files, chunksize=64)
+        return [(place, reason) for place, reason in enumerate(found) if reason]
+
+
+def _reason(file: Path) -> str:
+    try:
+        _open(file.read_bytes())
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
 def _shard(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.bin"
 

@@ -49,6 +49,17 @@ def test_lists_one_by_one(config: Config, family: str, tmp_path: Path) -> None:
     assert len(found) == 1 and names["test"] in found[0]
 
 
+def test_decoding_names_the_line(config: Config, tmp_path: Path) -> None:
+    root = rehearse("places_lt", tmp_path / "data" / "places_lt", cap=1, test_per_class=1, size=8)
+    paths = lists.read_list(root / "Places_LT_val.txt").paths
+    found = [line for _, line in doctor.dataset(config.dataset("places_lt"), every=False, decode=True)]
+    assert sum("images can be read" in line for line in found) == 3
+    (root / paths[4]).write_bytes((root / paths[4]).read_bytes()[:60])
+    wrong = [line for kind, line in doctor.dataset(config.dataset("places_lt"), every=False, decode=True)
+             if kind == "wrong" and "cannot read" in line]  # fmt: skip
+    assert len(wrong) == 1 and wrong[0].startswith("Places_LT_val.txt:5: cannot read image ") and paths[4] in wrong[0]
+
+
 def test_weights_that_a_stage_starts_from(config: Config, tmp_path: Path) -> None:
     rehearse("places_lt", tmp_path / "data" / "places_lt", cap=1, test_per_class=1, pixels="none")
     out = ["results/places_lt/mislas/resnet152/seed0/stage1/manifest.json"]
