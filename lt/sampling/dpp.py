@@ -124,16 +124,19 @@ def official_chain(
             f"dpp: the released chain finds no start with det > {START_DET:g} (N={total}, k={k}, "
             f"kernel {kernel}, log det {level:.1f}); expected sampler 'exact' or 'mcmc'"
         )
-    chain = [state]
+    chain, inside = [state], float(ratio[state].sum())
     for _ in range(states - 1):
         state = chain[-1]
         if source.rand() < 0.5:
-            swapped = state.copy()
-            place = source.choice(k)
-            swapped[place] = np.delete(np.arange(total), state)[source.choice(total - k)]
-            proposed = log_det(weight, ratio, swapped)
-            if source.rand() < math.exp(min(0.0, proposed - level)):
-                state, level = swapped, proposed
+            place, number = source.choice(k), source.choice(total - k)
+            out = state[place]
+            # the number-th item that is not in the state
+            new = number + np.searchsorted(np.sort(state) - np.arange(k), number, side="right")
+            grown = inside - ratio[out] + ratio[new]
+            step = math.log(weight[new] / weight[out]) + math.log1p(grown) - math.log1p(inside)
+            if source.rand() < math.exp(min(0.0, step)):
+                state, inside = state.copy(), grown
+                state[place] = new
         chain.append(state)
     return np.array(chain)
 
