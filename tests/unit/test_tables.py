@@ -15,8 +15,11 @@ import pytest
 from debian import program
 
 from lt import published, stats, tables, tables_text
+from lt.config import load as load_params
 from lt.errors import UserError
 from lt.published import Entry
+from lt.schema import Run
+from lt.stages.recipe import of_row
 
 COMMON = {"source": "A paper (arXiv 0000.00000), Table 1", "split": "test", "metric": "top1"}
 ENTRIES = [
@@ -119,6 +122,14 @@ def test_the_first_comparable_entry_is_shown() -> None:
     row = run(dataset="digits", imb_factor=20, arch="resnet8", top1=80.5)
     assert tables.judge(row, 80.5, math.nan, [other, same, later], "top1")[0] == 80.0
     assert tables.judge(row, 80.5, math.nan, [other], "top1")[3] == "not comparable: resnet8, published resnet50"
+
+
+def test_a_row_tuned_on_the_test_set_shows_the_published_number_and_does_not_compare():
+    config = load_params(Path(__file__).parents[2] / "params.yaml")
+    row = of_row(config, Run("cifar100_lt_if200", "bagmar_pn_tau_test", "resnet32", 0), "train", True)
+    row.pop("manifest")
+    found = tables.judge({**row, "tau": 1.5}, 47.5, math.nan, published.load().results, "top1")
+    assert found[0] == 47.5 and found[3] == "not comparable: tau chosen on the test set"
 
 
 @pytest.mark.parametrize("method", ["ce", "mixup", "balms", "mislas", "crt_mixup", "bagmar"])
