@@ -29,7 +29,7 @@ RECIPE_KEYS = (
     "sets",
     "runs",
 )
-SET_KEYS = ("arch", "source", "verified", "note", "stages", "archs")
+SET_KEYS = ("arch", "source", "verified", "note", "undertrained", "stages", "archs")
 DATASET_META = ("extends", "note", "source_of_numbers")
 STAGE_META = ("use",)
 RESERVED = ("tables", "figures", "report", "metrics", "recipes", "pack", "params")
@@ -120,7 +120,7 @@ def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
             continue
         yield from _unknown(entry or {}, SET_KEYS, place)
         for arch, inner in ((entry or {}).get("archs") or {}).items():
-            yield from _unknown(inner or {}, SET_KEYS[1:5], f"{place}.archs.{arch}")
+            yield from _unknown(inner or {}, SET_KEYS[1:6], f"{place}.archs.{arch}")
     for origin, layer in config.own_layers(method):
         for stage, values in (layer.get("stages") or {}).items():
             if stage not in stages:

@@ -73,6 +73,7 @@ def _recipe() -> dict[str, Any]:
     known: dict[str, Any] = {
         "stages": _ref("stages"),
         "verified": {"type": "boolean"},
+        "undertrained": {"type": "boolean"},
         "arch": {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
     }
 
@@ -80,7 +81,7 @@ def _recipe() -> dict[str, Any]:
         properties = {k: more.get(k, known.get(k, TEXT)) for k in keys}
         return {"type": "object", "additionalProperties": False, "properties": properties}
 
-    inner = layer(SET_KEYS[1:5])
+    inner = layer(SET_KEYS[1:6])
     sets = layer(SET_KEYS, archs=_map(inner))
     return layer(RECIPE_KEYS, sets=_map(sets), runs=_map(inner))
 

@@ -168,6 +168,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "tau": _number(posthoc.options().get("tau")) if posthoc else None,
         "holdout": run.dataset.endswith("_holdout"),
         "not_comparable": why or config.meta(run.method, "why_not") or None,
+        "undertrained": any(layer.get("undertrained") for _, layer in config.layers(run)),
         "published_as": config.meta(run.method, "published") or None,
     }
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lt import artefact, stats
+from lt import artefact, stats, tables
+from lt.config import Run, load
+from lt.stages import recipe as recipes
 from lt.stages.evaluate import bootstrap_of
 from lt.stages.tabulate import tabulate
 
@@ -90,3 +92,22 @@ def test_intervals_of_one_run() -> None:
     for name, se in (("top1_images", image_se), ("top1_classes", class_se)):
         low, high = found[name]
         assert low < 100 * hits.mean() < high and (high - low) / 2 == pytest.approx(1.96 * se, rel=0.12)
+
+
+def test_an_undertrained_row_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    config = load()
+    fashion = "fashion_mnist_lt_if100"
+    for dataset, method, arch, expected in (
+        (fashion, "livt", "vit_fashion", True),
+        (fashion, "mae_ce", "vit_fashion", True),
+        (fashion, "ipdpp_paper", "resnet8", True),
+        (fashion, "x_bns_all_one_crt", "resnet8", True),
+        (fashion, "ce", "resnet8", False),
+        ("digits", "livt", "vit_digits", False),
+    ):
+        row = recipes.of_row(config, Run(dataset, method, arch, 0), config.final_stage(method), True)
+        assert row["undertrained"] is expected, method
+        row = {k: v for k, v in row.items() if k != "manifest"} | {"metrics": {"top1": 50.0}}
+        verdict = tables.tabulate([row], [], "t")["verdict"][1]
+        assert verdict == ("not published (undertrained)" if expected else "not published")
