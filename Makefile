@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Two processes of one thread: a second thread would make each of them slower while the other runs.
 TESTS  := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow lint bench lock clean
+.PHONY: demo test test-slow miniatures lint bench lock clean
 
 demo: $(STAMP)  ## train real networks on scikit-learn's digits and show the table
 	@echo "== training on digits; nothing is downloaded any more"
@@ -22,6 +22,9 @@ test: $(STAMP)  ## fast tests
 
 test-slow: $(STAMP)  ## everything else: whole graphs, faults, servers
 	$(TESTS) -m "slow and not bench"
+
+miniatures: $(STAMP)  ## every recipe of every paper on every large set, two steps on generated images
+	$(TESTS) -m miniature
 
 lint: $(STAMP)  ## style, workflow, imports
 	ruff check lt scripts tests bench

@@ -31,9 +31,13 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess.CompletedProcess:
+def snakemake(
+    folder: Path, *given: str, data: Path | None = None, path: Path | None = None
+) -> subprocess.CompletedProcess:
+    """`path`: a folder to look for programs in before any other."""
     environment = {k: v for k, v in os.environ.items() if k != "LT_DATA_ROOT"} | {"OMP_NUM_THREADS": "1"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    before = [str(path)] if path else []
+    environment["PATH"] = os.pathsep.join([*before, str(Path(sys.executable).parent), environment.get("PATH", "")])
     if data:
         environment["LT_DATA_ROOT"] = str(data)
     command = [sys.executable, "-m", "snakemake", *given]
