@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -210,6 +211,7 @@ def _stop(bench: Slurm) -> None:
 if __name__ == "__main__":
     if lacking := missing():
         sys.exit(f"not installed: {', '.join(lacking)} (Debian: apt-get install slurm-wlm munge)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an ordinary end, which stops the daemons
     given = sys.argv.index("--")
     started = time.monotonic()
     with slurm(sys.argv[1]) as running:
