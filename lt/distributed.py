@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lt.errors import EXIT_USER
+from lt.errors import EXIT_INTERRUPTED, EXIT_USER
 
 
 def rank() -> int:
@@ -43,6 +43,22 @@ def ranks() -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def launch(arguments: list[str]) -> int:
+    """torchrun, which itself exits with 1 whatever its ranks exit with: 75 must stay "run the same command again"."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    try:
+        main(arguments)
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    except SignalException:  # its ranks have got the signal, too, and were given time to save
+        return EXIT_INTERRUPTED
+    return 0
 
 
 def wrap(model: nn.Module, device: torch.device, *, static: bool = False) -> nn.Module:

@@ -45,7 +45,7 @@ def write(path: Path, **changes) -> None:
 def command(*more: str, ranks: int = 0) -> list[str]:
     start = [sys.executable]
     if ranks:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        start += [str(ROOT / "scripts" / "launch.py"), "--standalone", "--nproc-per-node", str(ranks)]
     given = ["--recipe", f"{RUN}/recipe/train.json", "--split", SPLIT, "--out", OUT]
     return [*start, str(ROOT / "scripts" / "train.py"), *given, *more]
 

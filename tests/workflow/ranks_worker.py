@@ -32,9 +32,30 @@ class Batches:
         return {}
 
 
-def trained(device, *, loss_name, epochs=2, stop=None):
+class ByRank(torch.nn.BatchNorm2d):
+    """One process doing what two ranks do: each normalises its own images, every second one of the batch."""
+
+    def forward(self, x):
+        out = torch.empty_like(x)
+        for part in (slice(0, None, 2), slice(1, None, 2)):
+            out[part] = super().forward(x[part])
+        return out
+
+
+def network(norm):
+    """`norm`: none, own (each rank its images), by rank (the same on one rank), all (over all ranks)."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)).to(device)
+    if norm == "none":
+        return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3))
+    kind = ByRank if norm == "by rank" else torch.nn.BatchNorm2d
+    body = (torch.nn.Unflatten(1, (5, 1, 1)), torch.nn.Conv2d(5, 7, 1), kind(7), torch.nn.Tanh())
+    model = torch.nn.Sequential(*body, torch.nn.Flatten(), torch.nn.Linear(7, 3))
+    return models.sync_norms(model) or model if norm == "all" and distributed.world() > 1 else model
+
+
+def trained(device, *, loss_name="cross_entropy", epochs=2, stop=None, norm="none"):
+    model = network(norm).to(device)
+    torch.manual_seed(0)
     options = {"bagmar": {"micro_batches": ACCUMULATE}, "ldam": {"scale": 2.0, "reweight_epoch": 0}}.get(loss_name, {})
     loss = losses.build(loss_name, class_counts=[100, 7, 5], **options).to(device)
     state = engine.TrainState(
@@ -110,6 +131,13 @@ def main():
                 "task": {k: v.tolist() for k, v in state.task.state_dict()["loss"].items()},
             }
         found["synced"] = normalised(device)
+        own = "own" if distributed.world() > 1 else "by rank"
+        for name, norm in (("norms of a rank", own), ("norms of all ranks", "all")):
+            state = trained(device, norm=norm)
+            found[name] = {
+                "weights": [p.tolist() for p in state.model.parameters()],
+                "losses": [row["loss"] for row in state.history],
+            }
         if distributed.world() > 1:
             found["calls"] = counted(device)
             stop = engine.Stop()

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,19 @@ def test_batch_normalisation_over_all_ranks_is_that_of_the_global_batch(found):
         np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("norms", ["norms of a rank", "norms of all ranks"])
+def test_what_batch_normalisation_does_on_two_ranks(found, norms):
+    """Plain: each rank normalises its own images, as one process that takes them apart does. `sync_bn`: all images."""
+    one, two = found[0][norms], found[1][norms]
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=2e-6)
+    for a, b in zip(two["weights"], one["weights"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
+def test_plain_batch_normalisation_on_two_ranks_is_not_that_of_one(found):
+    assert abs(found[1]["norms of a rank"]["losses"][0] - found[0]["norms of all ranks"]["losses"][0]) > 1e-3
+
+
 def test_reductions_are_as_few_as_updates(found):
     """2 updates of 2 micro-batches: each reduces its gradients once and agrees once; one sum closes the epoch.
 
@@ -95,13 +110,14 @@ def test_losses_without_bn_agree_to_1e_6(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_losses_with_bn_agree_within_a_tenth(tmp_path, monkeypatch):
-    """Each rank normalises its own 32 of 64 images: noise of the statistics, nothing of the order or the rate."""
-    changes = {"batch": 64, "epochs": 4}
-    one = history(trained(tmp_path / "one", monkeypatch, 0, **changes))
-    two = history(trained(tmp_path / "two", monkeypatch, 2, **changes))
+def test_losses_with_bn_over_all_ranks_agree_to_1e_6(tmp_path, monkeypatch):
+    """At a rate that leaves the weights where they are: sums in another order are float32 noise, which a step through
+    so many normalisations makes tenfold larger with each epoch (2e-5 after one, 2e-4 after two at rate 0.01)."""
+    still = {"epochs": 1, "lr": 1e-9}
+    one = history(trained(tmp_path / "one", monkeypatch, 0, **still))
+    two = history(trained(tmp_path / "two", monkeypatch, 2, sync_bn=True, **still))
     for a, b in zip(one, two, strict=True):
-        assert abs(a["loss"] - b["loss"]) <= 0.1 * a["loss"]
+        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
 
 
 @pytest.mark.slow
@@ -116,6 +132,29 @@ def test_two_ranks_killed_and_resumed_end_in_the_same_bits(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("breaking", "code"), [("SIGTERM:6", 75), ("nan:4", 76)])
+def test_two_ranks_exit_with_the_code_of_one(tmp_path, monkeypatch, breaking, code):
+    path = runs.folder(tmp_path, monkeypatch, **WHOLE)
+    done = runs.train(path, breaking, ranks=2, every=1000)
+    assert done.returncode == code, done.stderr[-2000:]
+    assert not (path / runs.OUT).exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_saves_and_says_run_again(tmp_path, monkeypatch):
+    path = runs.folder(tmp_path, monkeypatch, **{**WHOLE, "epochs": 500})
+    command, environment = runs.command(ranks=2), runs.environment(every=0)
+    with subprocess.Popen(command, cwd=path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        patience = time.monotonic() + 120
+        while not runs.states(path) and time.monotonic() < patience:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=90)[1]
+    assert process.returncode == 75 and "stopped by" in said, said[-2000:]
+    assert runs.states(path)
+
+
+@pytest.mark.slow
 def test_ranks_meet_a_lock_with_one_line(tmp_path, monkeypatch):
     from lt.scratch import hold
 
@@ -123,7 +162,7 @@ def test_ranks_meet_a_lock_with_one_line(tmp_path, monkeypatch):
     with hold(runs.OUT, "other"):
         done = runs.train(path, ranks=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("lt: ")]
-    assert done.returncode != 0 and len(lines) == 1
+    assert done.returncode == 2 and len(lines) == 1
     assert "already being made by process" in lines[0]
 
 
