@@ -98,11 +98,11 @@ def test_a_checked_set_that_is_missing_fails(capsys: pytest.CaptureFixture, monk
     (Path("params.yaml")).write_text((ROOT / "params.yaml").read_text())
     monkeypatch.setattr(doctor, "devices", lambda: iter([]))
     with pytest.raises(UserError):
-        doctor.main(argparse.Namespace(datasets=["inat18"], images=False))
+        doctor.main(argparse.Namespace(datasets=["inat18"], images=False, decode=False))
     out = capsys.readouterr().out
     assert "iNaturalist18_train.txt (437513 lines)" in out and "Traceback" not in out
     with pytest.raises(UserError, match="no such data set 'inat19'; did you mean 'inat18'"):
-        doctor.main(argparse.Namespace(datasets=["inat19"], images=False))
+        doctor.main(argparse.Namespace(datasets=["inat19"], images=False, decode=False))
 
 
 def test_a_check_that_breaks_is_a_line() -> None:

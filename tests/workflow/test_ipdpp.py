@@ -70,7 +70,7 @@ def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
     ("dataset", "pretrain", "probe", "finetune"),
     [
         ("cifar10_lt_if100", (1024, 4e-3, 20, 2.0), (100, 20, 2.0), (500, 10, [0, *range(9, 90, 10)])),
-        ("cifar100_lt_if100", (512, 2e-3, 20, 1.0), (50, 5, 1.0), (50, 20, [0, 19, 39, 59, 79])),
+        ("cifar100_lt_if100", (512, 2e-3, 20, 2.0), (50, 5, 1.0), (50, 20, [0, 19, 39, 59, 79])),
     ],
 )
 def test_published_numbers(dataset: str, pretrain: tuple, probe: tuple, finetune: tuple) -> None:
