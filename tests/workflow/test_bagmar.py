@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference_loop as reference
-import yaml
 from safetensors.numpy import load_file
-from trees import ROOT, checkout, plan_of, small_tree, snakemake
+from trees import ROOT, adding, checkout, in_miniature, plan_of, snakemake
 
 from lt import posthoc
 from lt.config import Config, Run, load
@@ -26,13 +24,10 @@ BEST = ("bagmar_best", "bagmar_pn_best")
 LARGE = {"imagenet_lt": "resnet50", "inat18": "resnet50", "places_lt": "resnet152_places"}
 
 
-def short(folder: Path, extra: dict | None = None) -> tuple[Path, Config]:
+def short(folder: Path) -> tuple[Path, Config]:
     """A checkout whose overlay `short` trains every stage for three epochs."""
     tree = checkout(folder)
-    params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["overlays"]["short"] = {"train": {"epochs": EPOCHS, "lr": LR}}
-    params["tables"] |= extra or {}
-    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    adding(tree, overlays={"short": {"train": {"epochs": EPOCHS, "lr": LR}}})
     return tree, load(tree / "params.yaml")
 
 
@@ -141,18 +136,9 @@ def test_rows_and_sources() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", LARGE)
 def test_large_sets_in_miniature(tmp_path: Path, dataset: str) -> None:
-    data, arch = tmp_path / "data", LARGE[dataset]
-    table = {"imagenet_lt": "imagenet", "places_lt": "places"}.get(dataset, dataset)
+    arch, table = LARGE[dataset], {"imagenet_lt": "imagenet", "places_lt": "places"}.get(dataset, dataset)
     methods = [m for m in dict.fromkeys(run.method for run, _ in CONFIG.rows(table)) if m.startswith("bagmar")]
-    small_tree(dataset, data)
-    spec = {"datasets": [dataset], "methods": methods, "archs": {dataset: [arch]}}
-    tree, _ = short(tmp_path / "tree", {"mine": spec})
-    done = snakemake(tree, "--cores", "2", "results/tables/mine_smoke.csv", data=data)
-    assert done.returncode == 0, done.stderr[-3000:]
-    with open(tree / "results/tables/mine_smoke.csv", newline="") as file:
-        found = {row["method"]: row for row in csv.DictReader(file) if row["seed"] == "0"}
-    assert set(found) == set(methods) and all(row["top1"] for row in found.values())
-    runs = tree / f"results/{dataset}_smoke"
+    runs = in_miniature(tmp_path, dataset, arch, methods)
     first = load_file(runs / "mislas" / arch / "seed0/stage1/model.safetensors")
     second = load_file(runs / "bagmar" / arch / "seed0/train/model.safetensors")
     weights = [n for n in first if not n.startswith("fc.") and n.endswith((".weight", ".bias"))]

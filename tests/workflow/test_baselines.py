@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference_loop as reference
-import yaml
 from safetensors.numpy import load_file
-from trees import ROOT, checkout, plan_of, small_tree, snakemake
+from trees import ROOT, adding, checkout, in_miniature, plan_of, snakemake
 
 from lt.config import Config, Run, load
 
@@ -38,13 +36,10 @@ def read(tree: Path, manifest: str) -> dict:
     return json.loads((tree / manifest).with_name("metrics.json").read_text())
 
 
-def short(folder: Path, extra: dict | None = None) -> tuple[Path, Config]:
+def short(folder: Path) -> tuple[Path, Config]:
     """A checkout whose overlay `short` trains every stage for three epochs."""
     tree = checkout(folder)
-    params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["overlays"]["short"] = {"train": {"epochs": EPOCHS, "lr": LR}}
-    params["tables"] |= extra or {}
-    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    adding(tree, overlays={"short": {"train": {"epochs": EPOCHS, "lr": LR}}})
     return tree, load(tree / "params.yaml")
 
 
@@ -158,21 +153,13 @@ def rows(dataset: str) -> tuple[str, ...]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["imagenet_lt", "inat18"])
 def test_large_sets_in_miniature(tmp_path: Path, dataset: str) -> None:
-    data, arch, methods = tmp_path / "data", LARGE[dataset], list(rows(dataset))
+    arch, methods = LARGE[dataset], list(rows(dataset))
     if dataset == "inat18":
         methods.remove("ncm")  # its class means take a forward pass of 8,142 images
-    small_tree(dataset, data)
-    spec = {"datasets": [dataset], "methods": methods, "archs": {dataset: [arch]}}
-    tree, _ = short(tmp_path / "tree", {"mine": spec})
-    done = snakemake(tree, "--cores", "2", "results/tables/mine_smoke.csv", data=data)
-    assert done.returncode == 0, done.stderr[-3000:]
-    with open(tree / "results/tables/mine_smoke.csv", newline="") as file:
-        found = {row["method"]: row for row in csv.DictReader(file) if row["seed"] == "0"}
-    assert set(found) == set(methods) and all(row["top1"] for row in found.values())
-    moments = tree / f"results/{dataset}_smoke"
+    runs = in_miniature(tmp_path, dataset, arch, methods)
     for two in ("crt", "balms"):
-        second = load_file(moments / two / arch / "seed0/stage2/model.safetensors")
-        first = load_file(moments / "ce" / arch / "seed0/train/model.safetensors")
+        second = load_file(runs / two / arch / "seed0/stage2/model.safetensors")
+        first = load_file(runs / "ce" / arch / "seed0/train/model.safetensors")
         frozen = [n for n in first if "conv" in n or "downsample.0" in n]
         assert frozen and all(np.array_equal(first[n], second[n]) for n in frozen)
         assert not np.array_equal(first["fc.weight"], second["fc.weight"])

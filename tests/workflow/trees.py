@@ -72,6 +72,26 @@ def small_tree(family: str, root: Path, *, per_class: int = 1, size: int = 24) -
         images_for_list(root / family, file, size=size)
 
 
+def adding(tree: Path, **sections: dict) -> None:
+    """Add entries to sections of the copy's params.yaml."""
+    params = yaml.safe_load((tree / "params.yaml").read_text())
+    for section, entries in sections.items():
+        params[section] |= entries
+    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def in_miniature(folder: Path, dataset: str, arch: str, methods: list[str]) -> Path:
+    """A large set's runs, two steps a stage on generated images; each has a row. Their folder."""
+    tree = checkout(folder / "tree")
+    adding(tree, tables={"mine": {"datasets": [dataset], "methods": methods, "archs": {dataset: [arch]}}})
+    small_tree(dataset, folder / "data")
+    done = snakemake(tree, "--cores", "2", "results/tables/mine_smoke.csv", data=folder / "data")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {row["method"]: row for row in seed_rows(tree, "mine_smoke") if row["seed"] == "0"}
+    assert set(found) == set(methods) and all(row["top1"] for row in found.values())
+    return tree / f"results/{dataset}_smoke"
+
+
 def only_table(tree: Path, datasets: list[str], methods: list[str], archs: dict[str, list[str]]) -> None:
     """Leave one table, `rows`, in the copy's params.yaml."""
     params = yaml.safe_load((tree / "params.yaml").read_text())
