@@ -7,6 +7,7 @@ from lt.artefact import dump
 from lt.config import Config, Run, canonical
 from lt.errors import UserError
 from lt.stages import recipe as recipes
+from lt.stages.stale import outdated
 
 ENV = "../../environment.yml"
 SEED = "results/{dataset}/{method}/{arch}/seed{seed}"

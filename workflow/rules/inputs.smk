@@ -113,24 +113,38 @@ def packed(wildcards):
     return recipes.packs_of(LT, wildcards.dataset, getattr(wildcards, "part", "train"))
 
 
-@asked
-def pack_recipe(wildcards):
-    return dump(recipes.of_pack(LT, wildcards.dataset, wildcards.part)).rstrip()
+def now_pack(wildcards):
+    return recipes.of_pack(LT, wildcards.dataset, wildcards.part)
 
 
-@asked
-def stage_recipe(wildcards):
-    return dump(recipes.of_stage(LT, run_of(wildcards), wildcards.stage)).rstrip()
+def now_stage(wildcards):
+    return recipes.of_stage(LT, run_of(wildcards), wildcards.stage)
 
 
-@asked
-def split_recipe(wildcards):
-    return dump(recipes.of_split(LT, wildcards.dataset, int(wildcards.split))).rstrip()
+def now_split(wildcards):
+    return recipes.of_split(LT, wildcards.dataset, int(wildcards.split))
 
 
-@asked
-def table_recipe(wildcards):
-    return canonical(recipes.of_table(LT, wildcards.table))
+def now_table(wildcards):
+    return recipes.of_table(LT, wildcards.table)
+
+
+def text(now):
+    """What a recipe file says, for the shell that writes it; without its last line end."""
+    return asked(lambda wildcards: dump(now(wildcards)).rstrip())
+
+
+def kept(file, now):
+    """Reads nothing: a recipe that lies there, or what it made, is made again where it is not what it would be now."""
+
+    @asked
+    def look(wildcards):
+        if workflow.is_main_process:
+            path = file.format(**dict(wildcards.items()))
+            workflow.dag.forcefiles.update(outdated(path, lambda: now(wildcards)))
+        return []
+
+    return look
 
 
 @asked

@@ -3,6 +3,8 @@
 
 
 rule pack_recipe:
+    input:
+        kept("results/{dataset}/recipe/pack_{part}.json", now_pack),
     output:
         "results/{dataset}/recipe/pack_{part}.json",
     log:
@@ -10,7 +12,7 @@ rule pack_recipe:
     conda:
         ENV
     params:
-        recipe=pack_recipe,
+        recipe=text(now_pack),
     shell:
         "printf '%s\\n' {params.recipe:q} > {output} 2> {log}"
 
