@@ -16,6 +16,7 @@ Stored = Mapping[str, np.ndarray]
 Found = tuple[np.ndarray, dict[str, object]]
 
 TAUS = tuple(round(0.1 * i, 1) for i in range(21))
+HOLDS32, HOLDS64 = 69.0, 700.0  # |log m^tau| that float32 and float64 carry with room to spare
 ROWS = 4096  # rows handled at once: temporary arrays stay small whatever the size of the split
 
 
@@ -77,14 +78,26 @@ def _chunks(length: int) -> Iterator[slice]:
         yield slice(start, min(start + ROWS, length))
 
 
-def _divisors(stats: np.ndarray, tau: float, dtype: np.dtype) -> tuple[np.ndarray, np.dtype]:
-    """m^tau, infinite for a column of zeros (its score becomes 0), and a precision that holds it."""
-    with np.errstate(under="ignore"):
-        powers = np.where(stats > 0, np.where(stats > 0, stats, 1.0) ** tau, np.inf)
-    smallest, largest = powers.min(), np.max(powers, initial=0.0, where=np.isfinite(powers))
-    if smallest <= 1e-30 or largest >= 1e30:
-        dtype = np.dtype(np.float64)
-    return powers.astype(dtype), dtype
+def _normaliser(stats: np.ndarray, tau: float, dtype: np.dtype) -> Callable[[np.ndarray], np.ndarray]:
+    """p -> p / m^tau, 0 in a column of zeros, in a precision that holds it.
+
+    Where m^tau leaves float64 (a class that hardly any image names, at a large tau) a row's scores are divided by
+    the row's largest: what they rank stays.
+    """
+    named = stats > 0
+    logs = tau * np.log(np.where(named, stats, 1.0))
+    if np.abs(logs).max() < HOLDS64:
+        powers = np.where(named, np.where(named, stats, 1.0) ** tau, np.inf)
+        kind = dtype if np.abs(logs).max() < HOLDS32 else np.dtype(np.float64)
+        powers = powers.astype(kind)
+        return lambda p: np.divide(p, powers, dtype=kind)
+
+    def in_logarithms(p: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            scores = np.where(named, np.log(p, dtype=np.float64) - logs, -np.inf)
+        return np.exp(scores - scores.max(axis=1, keepdims=True))
+
+    return in_logarithms
 
 
 def _stats(stats: object, classes: int) -> np.ndarray:
@@ -104,8 +117,7 @@ def prediction_normalisation(logits: object, tau: float = 1.0, stats: object = N
     """
     p = softmax(logits)
     m = _column_sums(p) if stats is None else _stats(stats, p.shape[1])
-    divisors, dtype = _divisors(m, _tau(tau), p.dtype)
-    return np.divide(p, divisors, dtype=dtype)
+    return _normaliser(m, _tau(tau), p.dtype)(p)
 
 
 def pn_sweep(logits: object, labels: object, taus: Sequence[float], stats: object = None) -> dict[str, np.ndarray]:
@@ -117,11 +129,11 @@ def pn_sweep(logits: object, labels: object, taus: Sequence[float], stats: objec
     m = _column_sums(p) if stats is None else _stats(stats, p.shape[1])
     taus = np.array([_tau(t) for t in taus])
     predictions = np.empty((len(taus), len(p)), dtype=np.int64)
-    prepared = [_divisors(m, tau, p.dtype) for tau in taus]
+    prepared = [_normaliser(m, tau, p.dtype) for tau in taus]
     for rows in _chunks(len(p)):
         part = p[rows]
-        for t, (divisors, dtype) in enumerate(prepared):
-            predictions[t, rows] = np.divide(part, divisors, dtype=dtype).argmax(axis=1)
+        for t, normalise in enumerate(prepared):
+            predictions[t, rows] = normalise(part).argmax(axis=1)
     return {"taus": taus, "predictions": predictions, "top1": (predictions == labels).mean(axis=1)}
 
 

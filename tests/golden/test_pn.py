@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lt import posthoc
+from lt import metrics, posthoc
 
 HERE = Path(__file__).parent
 PN = np.load(HERE / "bagmar" / "pn.npz")
@@ -41,6 +41,24 @@ def test_sweep(group: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert posthoc.best_tau(sweep) == PN[f"{group}/taus"][best]
 
 
+def judged(group: str, pred: np.ndarray) -> dict[str, np.ndarray]:
+    labels, counts = PN[f"{group}/labels"], PN[f"{group}/train_counts"]
+    found = metrics.evaluate_predictions(pred, labels, class_counts=counts, form="bagmar")
+    names = {"acc": "top1", "many": "many", "med": "medium", "few": "few", "f1": "f1"}
+    accuracy = metrics.class_accuracy(pred, labels, len(counts))
+    return {golden: found[ours] / 100 for golden, ours in names.items()} | {"cls_acc": accuracy}
+
+
+@pytest.mark.parametrize("group", "ab")
+def test_accuracies_with_and_without(group: str) -> None:
+    for name, value in judged(group, PN[f"{group}/logits"].argmax(1)).items():
+        np.testing.assert_allclose(value, PN[f"{group}/base_{name}"], rtol=1e-12, err_msg=name)
+    for t, tau in enumerate(PN[f"{group}/taus"]):
+        pred = posthoc.prediction_normalisation(PN[f"{group}/logits"], float(tau)).argmax(1)
+        for name, value in judged(group, pred).items():
+            np.testing.assert_allclose(value, PN[f"{group}/pn_{name}"][t], rtol=1e-12, err_msg=name)
+
+
 @pytest.mark.parametrize("group", "ab")
 def test_tau_zero_is_the_plain_prediction(group: str) -> None:
     logits = PN[f"{group}/logits"]
@@ -59,6 +77,16 @@ def test_tau_normalised_weights_and_logits() -> None:
     for i in range(3):
         got = posthoc.tau_norm_weights(RIDE[f"tnorm/w{i}"], 0.6968)
         np.testing.assert_allclose(got, RIDE[f"tnorm/out{i}"], rtol=1e-6)
+
+
+def test_tau_norm_table() -> None:
+    """Many, medium, few and the mean over classes in percent, by exponent, as the published script prints them."""
+    counts = np.bincount(HEADS["train_labels"], minlength=len(HEADS["W"]))
+    for power, row in zip(HEADS["tau_p"], HEADS["tau_table"], strict=True):
+        pred = posthoc.tau_norm(HEADS["test_feats"], HEADS["W"], float(power)).argmax(1)
+        found = metrics.evaluate_predictions(pred, HEADS["test_labels"], class_counts=counts, form="bagmar")
+        ours = [found[name] for name in ("many", "medium", "few", "mean")]
+        np.testing.assert_allclose(ours, row, atol=0.00501)
 
 
 @pytest.mark.parametrize("kind", posthoc.NCM_FEATURES)

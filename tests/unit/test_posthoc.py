@@ -45,6 +45,22 @@ def test_column_sums_that_overflow_float32_do_not() -> None:
     np.testing.assert_array_equal(scores.argmax(1), exact.argmax(1))
 
 
+@pytest.mark.parametrize("low", [-300.0, -700.0])
+def test_column_sums_whose_power_leaves_float64_still_rank(low: float) -> None:
+    logits = data()["logits"]
+    logits[:, 2] += low
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    log_m = np.logaddexp.reduce(log_p, axis=0)
+    want = [(log_p - tau * log_m).argmax(1) for tau in (2.0, 5.0)]
+    assert all((w == 2).any() for w in want)
+    for tau, ranked in zip((2.0, 5.0), want, strict=True):
+        scores = posthoc.prediction_normalisation(logits, tau)
+        assert np.isfinite(scores).all()
+        np.testing.assert_array_equal(scores.argmax(1), ranked)
+    sweep = posthoc.pn_sweep(logits, np.zeros(len(logits)), (2.0, 5.0))
+    np.testing.assert_array_equal(sweep["predictions"], want)
+
+
 def test_statistics_of_another_split_and_their_scale() -> None:
     test, val = data(0), data(1, 50)
     sums = posthoc.column_sums(val["logits"])
