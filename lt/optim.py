@@ -6,6 +6,7 @@ engine sets `group["lr"] = schedule(epoch, step) * group["lr_scale"]` before the
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -237,21 +238,30 @@ def _fused(groups: Iterable[Group]) -> bool:
     )
 
 
+@functools.cache
+def plain(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser without its marks for a compiler: the first of them to be called would load torch._dynamo,
+    which takes a job as long as loading torch. Only the network is ever compiled."""
+    marked = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
+    return type(kind.__name__, (kind,), {**bare, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 def _sgd(
     groups: list[Group], *, momentum: float = 0.9, nesterov: bool = False, fused: bool = True
 ) -> torch.optim.Optimizer:
     fused = fused and _fused(groups)
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
+    return plain(torch.optim.SGD)(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def _adamw(
     groups: list[Group], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, fused: bool = True
 ) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(betas), eps=eps, fused=fused and _fused(groups))
+    return plain(torch.optim.AdamW)(groups, lr=0.0, betas=tuple(betas), eps=eps, fused=fused and _fused(groups))
 
 
 def _lars(groups: list[Group], *, momentum: float = 0.9, trust: float = 1e-3) -> torch.optim.Optimizer:
-    return Lars(groups, momentum=momentum, trust=trust)
+    return plain(Lars)(groups, momentum=momentum, trust=trust)
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": _sgd, "adamw": _adamw, "lars": _lars}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from lt.errors import UserError
-from lt.optim import SCHEDULES, layer_decay_groups, optimizer, param_groups, schedule
+from lt.optim import SCHEDULES, layer_decay_groups, optimizer, param_groups, plain, schedule
 
 NEEDED = {
     "coslrwarmup": {"warmup_epochs": 2, "base_lr": 0.05},
@@ -180,3 +183,36 @@ def test_options_of_an_optimiser_are_checked() -> None:
         optimizer("sgd", groups, nestrov=True)
     with pytest.raises(UserError, match="unknown optimizer"):
         optimizer("sgdd", groups)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_plain_optimiser_takes_the_same_steps(kind: type[torch.optim.Optimizer]) -> None:
+    def trained(make: type[torch.optim.Optimizer]) -> tuple[torch.Tensor, dict]:
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+        first = make([weight], lr=0.1, weight_decay=0.01)
+        for step in range(4):
+            if step == 2:
+                state, first = first.state_dict(), make([weight], lr=0.1, weight_decay=0.01)
+                first.load_state_dict(state)
+            first.zero_grad()
+            (weight.sin() ** 2).sum().backward()
+            first.step()
+        assert not weight.grad.requires_grad
+        return weight.detach(), first.state_dict()["param_groups"]
+
+    (ours, groups), (torchs, expected) = trained(plain(kind)), trained(kind)
+    assert torch.equal(ours, torchs) and groups == expected
+
+
+def test_training_does_not_load_the_compiler() -> None:
+    code = """
+import sys, torch
+from lt import optim
+for name in optim.OPTIMIZERS:
+    model = torch.nn.Linear(3, 2)
+    made = optim.optimizer(name, optim.param_groups(model, weight_decay=0.1))
+    model(torch.ones(4, 3)).sum().backward()
+    made.step(), made.zero_grad(), made.load_state_dict(made.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
