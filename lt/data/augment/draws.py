@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ class Row:
     """One sample's uniforms in [0, 1), taken from left to right."""
 
     def __init__(self, values: Sequence[float]):
-        self._values = [float(v) for v in values]
+        self._values = values if type(values) is list else np.asarray(values, dtype=np.float64).tolist()
         self._next = 0
 
     def _take(self) -> float:

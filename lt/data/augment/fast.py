@@ -3,13 +3,12 @@
 Within 1/255 of Pillow's, but for a few values in a million (bicubic: one in 10,000) that are 2/255 off: torch's weights
 have 16 bits, Pillow's 22.
 
-A numpy image [H, W, 3] (or [H, W]) goes in as it was decoded, a view of a packed file included; nothing is copied
-before the resize.
+A numpy image [H, W, 3] (or [H, W]) goes in as it was decoded, a view of a packed file included; only the part that is
+resized is copied.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,10 +18,9 @@ from torch import Tensor
 
 
 def planes(pixels: np.ndarray) -> Tensor:
-    """A view [1, C, H, W] of uint8 [H, W, C]; torch sees its channels last and resizes without a copy."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")  # a memory map: never written
-        image = torch.from_numpy(pixels)
+    """uint8 [H, W, C] as [1, C, H, W], channels last. Copied: a resize would copy a part by itself, but slowly, and a
+    view of a memory map is read-only, of which torch warns each time."""
+    image = torch.from_numpy(pixels.copy())
     return (image if image.ndim == 3 else image.unsqueeze(2)).unsqueeze(0).permute(0, 3, 1, 2)
 
 
@@ -38,7 +36,7 @@ def stack(samples: Iterable[Tensor], count: int) -> Tensor:
 
 def _resize(image: Tensor, height: int, width: int, mode: str) -> Tensor:
     if image.shape[2:] == (height, width):
-        return image.clone()
+        return image
     how = {"mode": mode, "antialias": True, "align_corners": False}
     if image.shape[2] > height and image.shape[3] < width:  # Pillow's order there; otherwise rows come first
         image = F.interpolate(image, size=(height, image.shape[3]), **how)
