@@ -1,4 +1,4 @@
-"""`lt status`: what is done, running, stopped, failed or missing. With --plan: jobs, hours, storage."""
+"""`lt status`: what is done, stale, running, stopped, failed or missing. With --plan: jobs, hours, storage."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lt.config import Config, Run, load
+from lt.stages import recipe as recipes
+from lt.stages.stale import outdated
 
-ORDER = ("done", "running", "stopped", "failed", "missing")
+ORDER = ("done", "stale", "running", "stopped", "failed", "missing")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +48,10 @@ def table_lines(config: Config, table: str) -> Iterator[str]:
 
 def state_of(config: Config, run: Run, node: str) -> tuple[str, str]:
     """(state, note). Stages shared from other recipes count, too."""
-    if Path(f"results/metrics/{run}/{node}/manifest.json").exists():
-        return "done", ""
     homes = dict.fromkeys(config.home(run, stage) for stage in config.stage_names(run.method))
+    if Path(f"results/metrics/{run}/{node}/manifest.json").exists():
+        old = next(_stale(config, run, list(homes)), "")
+        return ("stale", f"{old}: other parameters or code than now") if old else ("done", "")
     places = {str(home): None for home, _ in homes} | {str(run): None}
     stages = {f"{home}/{stage}" for home, stage in homes}
     held, left = _scratch(places, stages)
@@ -57,6 +60,16 @@ def state_of(config: Config, run: Run, node: str) -> tuple[str, str]:
     if failed := _failure(places, stages):
         return "failed", failed
     return ("stopped", left) if left else ("missing", "")
+
+
+def _stale(config: Config, run: Run, homes: list[tuple[Run, str]]) -> Iterator[str]:
+    """What lies there of this run that would not be made so now."""
+    split = f"results/{run.dataset}/recipe/split0.json"
+    yield from outdated(split, lambda: recipes.of_split(config, run.dataset, 0))
+    for home, stage in homes:
+        if stage in config.stages_of(home):
+            file = f"results/{home}/recipe/{stage}.json"
+            yield from outdated(file, lambda home=home, stage=stage: recipes.of_stage(config, home, stage))
 
 
 def _belongs(path: Path, base: Path, run: str, stages: set[str]) -> bool:

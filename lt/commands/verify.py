@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lt import artefact
 from lt.errors import UserError
+from lt.stages.stale import same
 
 BESIDE = {artefact.MANIFEST, artefact.RUN, ".snakemake_timestamp"}
 
@@ -77,8 +78,7 @@ def _recipe_problems(opened: artefact.Artefact) -> list[str]:
         now = json.loads(path.read_text())
     except ValueError:
         return [f"{path}: not a recipe"]
-    same = all(made["params"].get(k) == v for k, v in now["params"].items()) and made["code"] == now["code"]
-    return [] if same else [f"{opened.folder}: stale: {path} says something else than what it was made by"]
+    return [] if same(made, now) else [f"{opened.folder}: stale: {path} says something else than what it was made by"]
 
 
 def _seed_folder(folder: Path) -> Path | None:

@@ -160,6 +160,24 @@ def test_snakemake_runs_what_it_planned(finished: Project, tmp_path: Path) -> No
     assert project.status() == [] and project.dvc() == NOTHING
 
 
+@pytest.mark.slow
+def test_results_copied_without_records(finished: Project, tmp_path: Path) -> None:
+    """What another revision made is never taken for up to date, neither without records nor with blind ones."""
+    project = finished.copy(tmp_path / "project")
+    shutil.rmtree(project.root / ".snakemake")
+    assert project.planned() == NOTHING
+    appended("lt/stages/evaluate.py", "\nREMARK = 1\n")(project)
+    assert project.planned() == EVALUATIONS
+    project.run("snakemake", "--touch", "--forceall", "--cores", "1", f"{TABLE}.csv")
+    assert project.planned() == EVALUATIONS
+    told = project.run("python", "-m", "lt.cli", "status", "digits_smoke")
+    assert told.count("\nstale ") == 2 and told.startswith("stale ") and "3 stale of 3" in told
+    assert project.snakemake() == EVALUATIONS and project.planned() == NOTHING
+    stage2_lr(project)
+    shutil.rmtree(project.root / ".snakemake")
+    assert project.planned() == STAGE2
+
+
 MINI = {
     "source": "list",
     "family": "mini",
