@@ -229,12 +229,16 @@ class Predict(Strict):
 
 
 class Evaluate(Strict):
-    """`groups`: a second cut into many, medium and few, as the paper's code has it (lt/data/shots.py)."""
+    """`groups`: a second cut into many, medium and few, as the paper's code has it (lt/data/shots.py).
+
+    `form`: the metrics once more, as that paper's evaluation code rounds and averages (lt/metrics.py).
+    """
 
     verb: Literal["evaluate"] = "evaluate"
     posthoc: Choice | None = None
     tuning: Literal["val", "train"] | None = None
     groups: str = "count"
+    form: Literal["plain", "mislas", "btm", "bagmar", "ipdpp", "ride", "livt"] = "plain"
     zero: Literal["floor", "zero"] = "floor"
     bins: Positive = 15
     selected_on: Literal["last", "val", "test"] = "last"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from lt import metrics
+from lt.schema import Evaluate
+from lt.stages.evaluate import in_form
 
 GOLDEN = Path(__file__).parent
 
@@ -108,6 +110,20 @@ def test_livt() -> None:
     np.testing.assert_allclose(bins["accuracy"], data["cal/accuracies"], atol=1e-6)
     np.testing.assert_allclose(bins["confidence"], data["cal/confidences"], atol=1e-6)
     np.testing.assert_allclose(bins["edges"], data["cal/bins"], atol=1e-15)
+
+
+def test_livt_through_the_stage() -> None:
+    data = load("livt/evaluation.npz", "e1/")
+    expected = json.loads((GOLDEN / "livt/evaluation.json").read_text())["e1"]
+    logits, labels, counts = data["logits"], data["labels"], data["cls_num"]
+    found = in_form("livt", logits, labels, counts, metrics.shots_by_count(counts))["as_published"]
+    names = {"top1": "avg_acc"} | {name: name for name in ("many", "medium", "few", "pdc", "ece", "mce")}
+    assert {name: found[name] for name in names} == {name: expected[golden] for name, golden in names.items()}
+    assert in_form("plain", logits, labels, counts, metrics.shots_by_count(counts)) == {}
+
+
+def test_the_schema_names_every_form() -> None:
+    assert set(Evaluate.model_fields["form"].annotation.__args__) == set(metrics.FORMS)
 
 
 def test_ride() -> None:
