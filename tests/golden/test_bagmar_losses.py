@@ -10,6 +10,7 @@ import torch
 
 from lt.losses import build
 from lt.losses.balanced import class_balanced_weights
+from lt.losses.centroids import discriminative_centroids
 from lt.losses.smoothing import smoothing_curve
 
 GOLDEN = np.load(Path(__file__).parent / "bagmar" / "losses.npz")
@@ -53,10 +54,30 @@ def test_value_and_gradient(case: str) -> None:
 
 def test_balanced_softmax_per_sample() -> None:
     loss = build("balanced_softmax", class_counts=COUNTS)
-    logits, labels = torch.tensor(GOLDEN["logits"]), torch.tensor(GOLDEN["labels"])
+    logits, labels = torch.tensor(GOLDEN["logits"], requires_grad=True), torch.tensor(GOLDEN["labels"])
     each = torch.stack([loss(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
+    each.sum().backward()
     assert off(each, GOLDEN["bs_none_val"]) <= 1e-10
     assert off(each.sum(), GOLDEN["bs_sum_val"]) <= 1e-10
+    for reduction in ("none", "sum"):
+        assert off(logits.grad, GOLDEN[f"bs_{reduction}_grad"]) <= 1e-10
+
+
+def test_discriminative_centroids() -> None:
+    features, centroids = (torch.tensor(GOLDEN[f"dc_{k}"], requires_grad=True) for k in ("feat", "centroids"))
+    value = discriminative_centroids(features, torch.tensor(GOLDEN["dc_labels"]), centroids)
+    value.backward()
+    assert off(value, GOLDEN["dc_val"]) <= 1e-10
+    assert off(features.grad, GOLDEN["dc_grad_feat"]) <= 1e-10
+    assert off(centroids.grad, GOLDEN["dc_grad_centroids"]) <= 1e-10
+
+
+def test_far_centroids_repel_nothing() -> None:
+    features, centroids = torch.zeros(2, 3), torch.full((4, 3), 50.0).requires_grad_()
+    value = discriminative_centroids(features, torch.tensor([0, 0]), centroids)
+    value.backward()
+    assert value.item() == pytest.approx(3 * 50**2 / 2)
+    assert centroids.grad[0].tolist() == pytest.approx([2 * 50 / 3 / 2] * 3) and not centroids.grad[1:].any()
 
 
 def test_equalisation_with_the_drawn_mask() -> None:
@@ -72,6 +93,8 @@ def test_equalisation_with_the_drawn_mask() -> None:
 def test_smoothing_vector(shape: str) -> None:
     curve = smoothing_curve(COUNTS, head=0.4, tail=0.1, shape=shape, power=LAS[shape].get("power"))
     np.testing.assert_allclose(curve, GOLDEN[f"las_{shape}_smooth"], rtol=1e-6)
+    default = smoothing_curve(COUNTS, head=0.3, tail=0.0)
+    np.testing.assert_allclose(default, GOLDEN["las_default_smooth"], rtol=1e-6)
 
 
 def test_weights_sum_to_the_number_of_classes() -> None:

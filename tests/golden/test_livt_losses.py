@@ -10,7 +10,7 @@ import torch
 
 from lt.losses import build
 from lt.losses.balanced import class_balanced_weights
-from lt.losses.base import top_two
+from lt.losses.base import log_prior, top_two
 from lt.losses.margin import ldam_margins
 from lt.losses.smoothing import smoothing_curve
 
@@ -76,5 +76,11 @@ def test_constants(group: str) -> None:
     counts = GOLDEN[f"{group}/cls_num"]
     np.testing.assert_allclose(ldam_margins(counts), GOLDEN[f"{group}/const/LDAM.m_list"], rtol=1e-6)
     np.testing.assert_allclose(class_balanced_weights(counts), GOLDEN[f"{group}/const/CB_CE.weight"], rtol=1e-6)
-    curve = smoothing_curve(counts, head=0.3, tail=0.0)
-    np.testing.assert_allclose(curve, GOLDEN[f"{group}/const/MiSLAS_concave.smooth"], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(class_balanced_weights(counts), GOLDEN[f"{group}/const/CB_BCE.weight"], rtol=1e-6)
+    for shape in ("concave", "linear", "convex", "exp"):
+        curve = smoothing_curve(counts, head=0.3, tail=0.0, shape=shape, power=2)
+        np.testing.assert_allclose(curve, GOLDEN[f"{group}/const/MiSLAS_{shape}.smooth"], rtol=1e-6, atol=1e-7)
+    share = np.exp(log_prior(counts.astype(np.float64)))
+    for name in ("BalBCE.pi", "LADE.prior"):
+        np.testing.assert_allclose(share, GOLDEN[f"{group}/const/{name}"], rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(np.log(share), GOLDEN[f"{group}/const/BalCE_tau1.prior"], rtol=1e-6)
