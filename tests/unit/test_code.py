@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget() -> None:
-    for cached in (code._tree, code.imports, code.closure, code.file_digest, code.digest):
+    for cached in (code._tree, code.module_path, code.imports, code.closure, code.file_digest, code.digest):
         cached.cache_clear()
 
 
