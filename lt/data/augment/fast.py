@@ -25,28 +25,32 @@ def planes(pixels: np.ndarray) -> Tensor:
 
 
 def stack(samples: Iterable[Tensor], count: int) -> Tensor:
-    """[B, C, H, W], channels last as the samples are; each is let go before the next one is made."""
-    out: Tensor | None = None
+    """[B, C, H, W], channels last as the samples are; each is let go before the next one is made.
+
+    By numpy, whose copies start sooner and whose large arrays lie on huge pages: the first write to a page costs more
+    than what is written to it.
+    """
+    out: np.ndarray | None = None
     for number, sample in enumerate(samples):
-        pixels = sample.permute(1, 2, 0)
-        out = pixels.new_empty((count, *pixels.shape)) if out is None else out
+        pixels = sample.numpy().transpose(1, 2, 0)
+        out = np.empty((count, *pixels.shape), dtype=pixels.dtype) if out is None else out
         out[number] = pixels
-    return out.permute(0, 3, 1, 2)
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
-def _resize(image: Tensor, height: int, width: int, mode: str) -> Tensor:
-    if image.shape[2:] == (height, width):
+def _resize(pixels: np.ndarray, height: int, width: int, mode: str) -> Tensor:
+    image, (rows, columns) = planes(pixels), pixels.shape[:2]
+    if (rows, columns) == (height, width):
         return image
-    how = {"mode": mode, "antialias": True, "align_corners": False}
-    if image.shape[2] > height and image.shape[3] < width:  # Pillow's order there; otherwise rows come first
-        image = F.interpolate(image, size=(height, image.shape[3]), **how)
-    return F.interpolate(image, size=(height, width), **how)
+    if rows > height and columns < width:  # Pillow's order there; otherwise rows come first
+        image = F.interpolate(image, size=(height, columns), mode=mode, antialias=True, align_corners=False)
+    return F.interpolate(image, size=(height, width), mode=mode, antialias=True, align_corners=False)
 
 
 def resized_crop(pixels: np.ndarray, box: Sequence[int], size: int, mode: str) -> Tensor:
     """uint8 [C, size, size] of the box (top, left, height, width)."""
     top, left, height, width = box
-    return _resize(planes(pixels[top : top + height, left : left + width]), size, size, mode)[0]
+    return _resize(pixels[top : top + height, left : left + width], size, size, mode).squeeze(0)
 
 
 def centre_crop(pixels: np.ndarray, resize: int, size: int, mode: str) -> Tensor:
@@ -57,4 +61,4 @@ def centre_crop(pixels: np.ndarray, resize: int, size: int, mode: str) -> Tensor
     else:
         height, width = resize, int(resize * width / height)
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
-    return _resize(planes(pixels), height, width, mode)[0, :, top : top + size, left : left + size]
+    return _resize(pixels, height, width, mode)[0, :, top : top + size, left : left + size]
