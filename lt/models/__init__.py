@@ -94,6 +94,11 @@ def build(arch: str, num_classes: int, *, seed: int | None = None, **options: An
         return make(num_classes, **options)
 
 
+def accepts(arch: str, option: str) -> bool:
+    known = _options(factory(arch))
+    return known is None or option in known
+
+
 def set_head(
     model: nn.Module,
     head: str | nn.Module,

@@ -57,9 +57,8 @@ def find(wanted: dict[str, Any]) -> Path:
 def network(recipe: Recipe) -> nn.Module:
     """The stage's network as it is drawn; an import replaces what the file holds."""
     p, seed = recipe.params, rng.torch_seed(recipe.seed, "init")
-    model = models.build(
-        p["net"] or recipe.raw["arch"], recipe.num_classes, seed=seed, **network_options(recipe.data, p)
-    )
+    arch = p["net"] or recipe.raw["arch"]
+    model = models.build(arch, recipe.num_classes, seed=seed, **network_options(arch, recipe.data, p))
     if p["batchformer"] is not None:
         models.add_batchformer(model, seed=rng.torch_seed(recipe.seed, "init", "batchformer"), **p["batchformer"])
     if p["head"]:

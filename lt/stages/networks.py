@@ -15,13 +15,13 @@ from lt.errors import UserError
 from lt.stages.common import Recipe, open_model
 
 
-def network_options(data: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """What the network of a training stage is built with."""
+def network_options(arch: str, data: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """What the network of a training stage is built with; one that cuts patches must know the images' size."""
     options, own = dict(params.get("options") or {}), params.get("image") or {}
     if data["image"]["channels"] != 3:
         options.setdefault("in_channels", data["image"]["channels"])
-    if own.get("size"):
-        options.setdefault("img_size", own["size"])
+    if (size := own.get("size") or data["image"]["size"]) and models.accepts(arch, "img_size"):
+        options.setdefault("img_size", size)
     return options
 
 
@@ -66,8 +66,9 @@ def load_encoder(model: nn.Module, init: artefact.Artefact, *, seed: int) -> str
 def network_of(model: artefact.Artefact, recipe: Recipe, device: torch.device) -> torch.nn.Module:
     """The network that a finished training stage describes, with its weights, in evaluation mode."""
     made = model.manifest["recipe"]
-    options = network_options(recipe.data, made["params"])
-    network = models.build(made["params"].get("net") or made["arch"], recipe.num_classes, seed=0, **options)
+    arch = made["params"].get("net") or made["arch"]
+    options = network_options(arch, recipe.data, made["params"])
+    network = models.build(arch, recipe.num_classes, seed=0, **options)
     if made["params"].get("head"):
         head = dict(made["params"]["head"])
         models.set_head(network, head.pop("name"), **head)

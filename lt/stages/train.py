@@ -111,7 +111,8 @@ class Job:
 
     def _model(self, init: artefact.Artefact | None) -> nn.Module:
         p = self.params
-        arch, options = p["net"] or self.recipe.raw["arch"], network_options(self.recipe.data, p)
+        arch = p["net"] or self.recipe.raw["arch"]
+        options = network_options(arch, self.recipe.data, p)
         model = models.build(arch, self.recipe.num_classes, seed=rng.torch_seed(self.seed, "init"), **options)
         if p["pretrained"] and init is None:
             self.loaded = load_pretrained(model, p["pretrained"])

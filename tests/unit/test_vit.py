@@ -7,6 +7,7 @@ from lt.errors import UserError
 from lt.models import convert_livt, pos_embed
 from lt.models.tokens import explicit_attention
 from lt.models.vit import load_mgp
+from lt.stages.networks import network_options
 
 
 def small(classes: int = 3, **options: object) -> torch.nn.Module:
@@ -199,3 +200,10 @@ def test_timm_loads_ours_without_renaming() -> None:
     theirs.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_network_of_patches_takes_the_size_of_the_images() -> None:
+    data = {"image": {"size": 64, "channels": 3}}
+    assert network_options("vit_base", data, {}) == network_options("mae_base", data, {}) == {"img_size": 64}
+    assert network_options("vit_base", data, {"image": {"size": 384}}) == {"img_size": 384}
+    assert network_options("resnet50", data, {"image": {"size": 96}}) == {}
