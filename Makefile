@@ -24,7 +24,7 @@ test-slow: $(STAMP)  ## everything else: whole graphs, faults, servers
 	$(TESTS) -m "slow and not bench"
 
 miniatures: $(STAMP)  ## every recipe of every paper on every large set, two steps on generated images
-	$(TESTS) -m miniature
+	$(TESTS) -m "miniature or slow" tests/workflow/*miniatures.py
 
 lint: $(STAMP)  ## style, workflow, imports
 	ruff check lt scripts tests bench

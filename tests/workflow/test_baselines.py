@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference_loop as reference
 from safetensors.numpy import load_file
-from trees import ROOT, adding, checkout, in_miniature, plan_of, snakemake
+from trees import ROOT, adding, checkout, plan_of, snakemake
 
 from lt.config import Config, Run, load
 
@@ -140,31 +140,6 @@ def test_balms_takes_no_test_image() -> None:
         stage = CONFIG.stage(run, "stage2").params
         assert stage.task == "meta" and stage.sampler.name == "meta" and stage.meta.times >= 1
         assert stage.trainable == "head" and stage.load == "backbone"
-
-
-def rows(dataset: str) -> tuple[str, ...]:
-    """What the large set's table lists, bar a tau on validation images that the set does not have."""
-    table = {"imagenet_lt": "imagenet", "places_lt": "places"}.get(dataset, dataset)
-    listed = dict.fromkeys(run.method for run, _ in CONFIG.rows(table))
-    ours = (m for m in listed if CONFIG.meta(m, "paper") == "baselines" and m not in ("mixup", "ldam_drw"))
-    return tuple(m for m in ours if LARGE[dataset] in CONFIG.archs(m, dataset))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dataset", ["imagenet_lt", "inat18"])
-def test_large_sets_in_miniature(tmp_path: Path, dataset: str) -> None:
-    arch, methods = LARGE[dataset], list(rows(dataset))
-    if dataset == "inat18":
-        methods.remove("ncm")  # its class means take a forward pass of 8,142 images
-    runs = in_miniature(tmp_path, dataset, arch, methods)
-    for two in ("crt", "balms"):
-        second = load_file(runs / two / arch / "seed0/stage2/model.safetensors")
-        first = load_file(runs / "ce" / arch / "seed0/train/model.safetensors")
-        frozen = [n for n in first if "conv" in n or "downsample.0" in n]
-        assert frozen and all(np.array_equal(first[n], second[n]) for n in frozen)
-        assert not np.array_equal(first["fc.weight"], second["fc.weight"])
-        norm = "layer4.2.bn3.running_mean" if arch == "resnet152_places" else "bn1.running_mean"
-        assert not np.array_equal(first[norm], second[norm])
 
 
 def commands(page: Path) -> list[str]:

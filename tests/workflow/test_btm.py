@@ -1,4 +1,4 @@
-"""MiSLAS and BTM in the graph: documented commands, N different branches, merges, large sets in miniature."""
+"""MiSLAS and BTM in the graph: documented commands, N different branches, merges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from trees import ROOT, checkout, only_table, plan_of, seed_rows, small_tree, snakemake
+from trees import ROOT, checkout, only_table, plan_of, seed_rows, snakemake, warm_snakemake
 
 from lt.config import Run, load
 from lt.sampling.balanced import expected_overlap, overlap_deviation
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "btm_rebn",
     ]
     only_table(tree, ["digits"], methods, {})
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv")
+    done = warm_snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv")
     assert done.returncode == 0, done.stderr[-4000:]
     assert {r["method"] for r in seed_rows(tree, "rows_smoke")} == set(methods)
     return tree
@@ -108,26 +108,3 @@ def test_every_merge_rule_makes_its_own_network(made: Path) -> None:
 def test_each_documented_command_has_a_plan(tmp_path: Path) -> None:
     plan = plan_of(checkout(tmp_path), COMMANDS)
     assert "btm_branch" in plan and "mislas_stage2" in plan
-
-
-CASES = {  # data set: (methods, network)
-    "cifar10_lt_if100": (["mislas", "btm", "lws_mixup", "crt_mixup_stage2"], "resnet32"),
-    "cifar100_lt_if100": (["mislas", "btm"], "resnet32"),
-    "imagenet_lt": (["mislas", "btm"], "resnet50"),
-    "inat18": (["mislas", "btm"], "resnet50"),
-    "places_lt": (["mislas", "btm", "btm_plain2"], "resnet152_places"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dataset", CASES)
-def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, dataset: str) -> None:
-    methods, arch = CASES[dataset]
-    data, tree = tmp_path / "data", checkout(tmp_path / "tree")
-    small_tree(dataset.split("_if")[0], data)
-    only_table(tree, [dataset], methods, {dataset: [arch]})
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
-    assert done.returncode == 0, done.stderr[-4000:]
-    rows = seed_rows(tree, "rows_smoke")
-    assert {r["method"] for r in rows} == set(methods)
-    assert all(0 <= float(r["top1"]) <= 100 and float(r["hm"]) >= 0 for r in rows)

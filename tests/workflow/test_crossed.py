@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from trees import checkout, only_table, seed_rows, snakemake
+from trees import checkout, only_table, seed_rows, snakemake, warm_snakemake
 
 CELLS = ["x_bns_dpp_merge_crt", "x_mgp_all_one_gala"]
 
@@ -32,7 +32,7 @@ def test_the_plan_trains_every_stage_of_the_crossing_once(tmp_path: Path) -> Non
 def test_cells_run_to_rows_and_a_senseless_one_says_why(tmp_path: Path) -> None:
     tree = checkout(tmp_path)
     only_table(tree, ["digits"], [*CELLS, "x_bns_all_one_none"], {})
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv")
+    done = warm_snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv")
     assert done.returncode == 0, done.stderr[-4000:]
     assert {r["method"] for r in seed_rows(tree, "rows_smoke") if r["top1"]} == set(CELLS)
     with open(tree / "results/tables/rows_smoke.csv") as file:

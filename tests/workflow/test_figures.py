@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trees import checkout, only_table, snakemake
+from trees import checkout, only_table, warm_snakemake
 
 from lt import cli
 from lt.stages.plot import DRAW
@@ -27,7 +27,7 @@ def test_all_figures_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     params["tables"]["rows"]["comparisons"] = [["ipdpp_paper", "ce"], ["livt", "ce"]]  # livt: another network
     (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     drawn = [f"results/figures/rows_smoke/{name}.svg" for name in DRAW]
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", *drawn)
+    done = warm_snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", *drawn)
     assert done.returncode == 0, done.stderr[-4000:]
     for path in drawn:
         paths = ET.parse(tree / path).getroot().findall(".//{http://www.w3.org/2000/svg}path")

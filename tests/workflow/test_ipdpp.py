@@ -1,4 +1,4 @@
-"""BNS and IP-DPP in the graph: documented commands, published numbers, rows in miniature, kills, imported files."""
+"""BNS and IP-DPP in the graph: documented commands, published numbers, kills, imported files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
-from trees import ROOT, checkout, plan_of, small_tree, snakemake
+from trees import ROOT, checkout, plan_of, snakemake
 
 from lt import artefact, models
 from lt.config import Run, load
-from lt.data.rehearse import rehearse
 from lt.errors import UserError
-from lt.sampling import dpp
 from lt.stages import importing
 from lt.stages.common import Recipe
 from lt.stages.recipe import of_stage
@@ -122,42 +119,6 @@ def test_networks_hold_what_the_official_files_do(dataset: str, size: str) -> No
             for k, v in found.items()
         }
         assert {k: list(v.shape) for k, v in theirs.items()} == {t[0]: t[1] for t in TENSORS[table]["tensors"]}
-
-
-def rows(tree: Path, data: Path, dataset: str, methods: tuple[str, ...]) -> list[dict[str, str]]:
-    """Run these methods on a data set's miniature to a table."""
-    params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["tables"]["rows"] = {"datasets": [dataset], "methods": list(methods)}
-    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
-    assert done.returncode == 0, done.stderr[-4000:]
-    head, *lines = [line.split(",") for line in (tree / "results/tables/rows_smoke.csv").read_text().splitlines()]
-    return [dict(zip(head, line, strict=False)) for line in lines if "mean" not in line]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dataset", ["cifar10_lt_if100", *LARGE])
-def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, dataset: str) -> None:
-    data, tree = tmp_path / "data", checkout(tmp_path / "tree")
-    if dataset in CIFAR:
-        name = dataset.split("_")[0]
-        rehearse(f"{name}_lt", data / name, cap=600, test_per_class=1)
-        arch, methods = CIFAR[dataset], METHODS
-    else:
-        small_tree(dataset, data)
-        arch, methods = LARGE[dataset], ("bns_lp", "ipdpp", "ipdpp_paper")
-    found = rows(tree, data, dataset, methods)
-    assert {(r["method"], r["arch"]) for r in found} == {(m, arch) for m in methods}
-    assert all(float(r["top1"]) >= 0 for r in found)
-    run = tree / f"results/{dataset}_smoke/ipdpp/{arch}/seed0/finetune"
-    picked = np.load(run / "draws/draw0.npy")
-    split = tree / f"results/{dataset}_smoke/split0"
-    train, counts = np.load(split / "train.npy"), np.load(split / "class_counts.npy")
-    k = numbers(dataset, "ipdpp", "finetune").redraw.k
-    assert len(picked) == np.minimum(counts, k).sum()
-    if dataset in CIFAR:  # the list of every run of the released code, on these class counts
-        labels = np.repeat(np.arange(len(counts)), counts)
-        np.testing.assert_array_equal(picked, train[dpp.draw(labels, k, sampler="official")])
 
 
 @pytest.mark.slow

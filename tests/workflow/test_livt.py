@@ -1,4 +1,4 @@
-"""LiVT in the graph: documented commands, the shared pre-training, a small row, large sets in miniature."""
+"""LiVT in the graph: documented commands, the shared pre-training, a small row."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
-from trees import ROOT, checkout, plan_of, small_tree, snakemake
+from trees import ROOT, checkout, only_table, plan_of, seed_rows, small_tree, snakemake, warm_snakemake
 
 from lt.config import Run, load
-from lt.data.rehearse import rehearse
 
 PAGE = (ROOT / "docs" / "livt.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
@@ -128,36 +126,12 @@ def history(stage: Path) -> dict[str, list[float]]:
     return {name: [float(row[name] or "nan") for row in rows] for name in rows[0]}
 
 
-CASES = {  # data set: methods, networks
-    "imagenet_lt": (("livt", "livt_384", "mae_ce"), ["vit_tiny"]),
-    "imagenet_lt/base": (("livt_token", "livt_lade", "deit"), ["vit_base"]),
-    "inat18": (("livt", "vit_ce"), ["vit_base"]),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, case: str) -> None:
-    (methods, archs), dataset = CASES[case], case.split("/")[0]
+def test_images_of_both_resolutions_reach_a_row(tmp_path: Path) -> None:
     data, tree = tmp_path / "data", checkout(tmp_path / "tree")
-    if dataset.startswith("cifar"):  # fine-tuned from ImageNet-LT's pre-training
-        rehearse("cifar100_lt", data / "cifar100", test_per_class=1)
-        small_tree("imagenet_lt", data)
-    else:
-        small_tree(dataset, data)
-    params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["tables"]["rows"] = {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}
-    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
+    small_tree("imagenet_lt", data)
+    only_table(tree, ["imagenet_lt"], ["livt", "livt_384"], {"imagenet_lt": ["vit_tiny"]})
+    done = warm_snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
     assert done.returncode == 0, done.stderr[-4000:]
-    with open(tree / "results/tables/rows_smoke.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["seed"] == "0"]
-    assert {(row["method"], row["arch"]) for row in rows} == {(m, a) for m in methods for a in archs}
-    for row in rows:
-        assert float(row["top1"]) >= 0 and row["resolution"] == (
-            "384" if "384" in row["method"] else resolution(dataset)
-        )
-
-
-def resolution(dataset: str) -> str:
-    return "64" if dataset.startswith("cifar") else "224"
+    sizes = {row["method"]: (row["resolution"], bool(row["top1"])) for row in seed_rows(tree, "rows_smoke")}
+    assert sizes == {"livt": ("224", True), "livt_384": ("384", True)}

@@ -1,4 +1,4 @@
-"""RIDE and BatchFormer in the graph: documented commands, the shared teacher, small rows, large sets in miniature."""
+"""RIDE and BatchFormer in the graph: documented commands, the shared teacher, small rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
-from trees import ROOT, checkout, plan_of, small_tree, snakemake
+from trees import ROOT, checkout, plan_of, snakemake
 
 from lt.config import Run, load
-from lt.data.rehearse import rehearse
 
 PAGE = (ROOT / "docs" / "ride.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
@@ -70,36 +68,3 @@ def test_the_router_spends_between_one_and_all_experts_on_digits(tmp_path: Path)
     assert plain["experts"] == 3 and plain["metrics"]["top1"] > 85 and former["metrics"]["top1"] > 85
     assert abs(routed["metrics"]["top1"] - plain["metrics"]["top1"]) < 3
     assert 0 < routed["gmacs"] < plain["gmacs"] and plain["gmacs_published"] < plain["gmacs"]
-
-
-CASES = {  # data set: (methods, networks)
-    "cifar100_lt_if100": ((*OURS, *ROUTED, *OTHERS), ["resnet32"]),
-    "imagenet_lt": ((*OURS, *ROUTED, "ldam_drw", "bs_bf"), ["resnet10"]),
-    "imagenet_lt/bottlenecks": (("ride3_bf", "ride3_ea"), ["resnet50", "resnext50"]),
-    "inat18": (("ride3_distill_ea", "ride3_bf", "ride3_tau_norm", "ldam_drw", "bs_bf"), ["resnet50"]),
-    "places_lt": (("bs_bf",), ["resnet152"]),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_large_sets_reach_a_table_row_in_miniature(tmp_path: Path, case: str) -> None:
-    (methods, archs), dataset = CASES[case], case.split("/")[0]
-    data, tree = tmp_path / "data", checkout(tmp_path / "tree")
-    if dataset.startswith("cifar"):
-        rehearse("cifar100_lt", data / "cifar100", test_per_class=1)
-    else:
-        small_tree(dataset, data)
-    params = yaml.safe_load((tree / "params.yaml").read_text())
-    params["tables"]["rows"] = {"datasets": [dataset], "methods": list(methods), "archs": {dataset: archs}}
-    (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    done = snakemake(tree, "--cores", "2", "results/tables/rows_smoke.csv", data=data)
-    assert done.returncode == 0, done.stderr[-4000:]
-    head, *rows = [line.split(",") for line in (tree / "results/tables/rows_smoke.csv").read_text().splitlines()]
-    seeds = [dict(zip(head, row, strict=False)) for row in rows if "mean" not in row]
-    assert {(r["method"], r["arch"]) for r in seeds} == {(m, a) for m in methods for a in archs}
-    for row in seeds:
-        assert float(row["top1"]) >= 0 and float(row["gmacs"]) > 0, row
-        if row["method"].startswith("ride"):
-            most = int(re.match(r"ride(\d?)", row["method"])[1] or 3)
-            assert 1 <= float(row["experts"]) <= most

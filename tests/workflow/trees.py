@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from warm import python_for
 
 from lt.data.lists import OFFICIAL
 from lt.data.rehearse import default_counts, images_for_list, rehearse
@@ -42,6 +43,12 @@ def snakemake(
         environment["LT_DATA_ROOT"] = str(data)
     command = [sys.executable, "-m", "snakemake", *given]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=3600)
+
+
+def warm_snakemake(folder: Path, *given: str, data: Path | None = None) -> subprocess.CompletedProcess:
+    """The same commands, their scripts in forks of one Python that has torch imported: for many small jobs."""
+    with python_for(folder) as warm:
+        return snakemake(folder, *given, data=data, path=warm)
 
 
 def plan_of(folder: Path, commands: list[str]) -> str:
@@ -78,18 +85,6 @@ def adding(tree: Path, **sections: dict) -> None:
     for section, entries in sections.items():
         params[section] |= entries
     (tree / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-
-
-def in_miniature(folder: Path, dataset: str, arch: str, methods: list[str]) -> Path:
-    """A large set's runs, two steps a stage on generated images; each has a row. Their folder."""
-    tree = checkout(folder / "tree")
-    adding(tree, tables={"mine": {"datasets": [dataset], "methods": methods, "archs": {dataset: [arch]}}})
-    small_tree(dataset, folder / "data")
-    done = snakemake(tree, "--cores", "2", "results/tables/mine_smoke.csv", data=folder / "data")
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = {row["method"]: row for row in seed_rows(tree, "mine_smoke") if row["seed"] == "0"}
-    assert set(found) == set(methods) and all(row["top1"] for row in found.values())
-    return tree / f"results/{dataset}_smoke"
 
 
 def only_table(tree: Path, datasets: list[str], methods: list[str], archs: dict[str, list[str]]) -> None:

@@ -41,7 +41,7 @@ STAGES = ("split", "subset", "train", "merge", "predict", "evaluate", "tabulate"
 def python_for(tree: Path) -> Iterator[Path]:
     """A folder for the head of PATH, whose `python` starts the scripts of `tree` at once."""
     folder = tree / ".warm"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     path = folder / "socket"
     program = folder / "python"
     program.write_text(CLIENT.format(python=sys.executable, path=str(path)))
@@ -55,6 +55,7 @@ def python_for(tree: Path) -> Iterator[Path]:
     finally:
         server.terminate()
         server.wait()
+        path.unlink(missing_ok=True)
 
 
 def serve(path: str) -> None:
