@@ -212,26 +212,29 @@ from pathlib import Path
 from lt.data import pack as packs
 packs.PER_SHARD = int(sys.argv[3])
 files = sorted(Path(sys.argv[1]).iterdir())
-packs.write(Path(sys.argv[2]), files, mode="exact", processes=2)
+print(packs.write(Path(sys.argv[2]), files, mode="exact", processes=2)[1])
 """
 
 
-def kills(tmp_path: Path, images: int, per_shard: int, delays: list[float]) -> int:
-    """Kill the pack's process after each delay, then let it finish; how many kills met it at work."""
-    folder, met = tmp_path / "images", 0
-    command = [sys.executable, "-c", RUN, str(folder), str(tmp_path / "killed"), str(per_shard)]
+def kills(tmp_path: Path, images: int, per_shard: int, source: np.random.Generator, count: int) -> tuple[int, int]:
+    """Kill the pack `count` times, each soon after some number of shards was there, then let it finish; how many kills
+    met it at work, and how many shards the last run found."""
+    folder, killed, met = tmp_path / "images", tmp_path / "killed", 0
+    command = [sys.executable, "-c", RUN, str(folder), str(killed), str(per_shard)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for delay in delays:
-        process = subprocess.Popen(command, env=environment)
-        time.sleep(delay)
+    for shards in sorted(source.integers(0, images // per_shard - 3, count)):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        while process.poll() is None and len(list(killed.glob("*.bin"))) < shards:
+            time.sleep(0.001)
+        time.sleep(source.uniform(0, 0.02))
         met += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command, env=environment, check=True)
+    last = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     subprocess.run([*command[:-2], str(tmp_path / "whole"), str(per_shard)], env=environment, check=True)
-    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
-    assert len(packs.Pack(tmp_path / "killed", "exact")) == images
-    return met
+    assert digests(killed) == digests(tmp_path / "whole")
+    assert len(packs.Pack(killed, "exact")) == images
+    return met, int(last.stdout)
 
 
 @pytest.mark.slow
@@ -241,5 +244,16 @@ def test_a_pack_that_is_killed_ends_in_the_same_bytes(tmp_path: Path) -> None:
     for number in range(50, 2000):
         os.link(tmp_path / "images" / f"{number % 50:05d}.{'png' if number % 5 == 1 else 'jpg'}",
                 tmp_path / "images" / f"{number:05d}.{'png' if number % 5 == 1 else 'jpg'}")  # fmt: skip
-    delays = np.random.default_rng(0).uniform(0.2, 0.8, 5).tolist()
-    assert kills(tmp_path, 2000, 100, delays) >= 2
+    met, there = kills(tmp_path, 2000, 100, np.random.default_rng(0), 5)
+    assert met >= 3 and there > 0
+
+
+@pytest.mark.miniature
+def test_twenty_thousand_images_killed_at_random(tmp_path: Path) -> None:
+    """Each a JPEG of its own; ten kills, drawn anew in every run: a minute."""
+    (tmp_path / "images").mkdir()
+    for number in range(20_000):
+        photo(number).save(tmp_path / "images" / f"{number:05d}.jpg", quality=85, subsampling=number % 3)
+    met, there = kills(tmp_path, 20_000, 500, np.random.default_rng(), 10)
+    print(f"\n{met} of 10 kills met the pack at work; the last run found {there} of 40 shards")
+    assert met >= 6 and there > 0
