@@ -48,7 +48,7 @@ class Project:
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
-            command, cwd=self.root, env=environment(self.base), capture_output=True, text=True, timeout=600, check=False
+            command, cwd=self.root, env=environment(self.base), capture_output=True, text=True, timeout=1800, check=False
         )
         text = done.stdout + done.stderr
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{text[-3000:]}"
@@ -97,7 +97,7 @@ class Project:
 def work(names) -> set[str]:
     """Artefacts and tables by their folder or stem; recipes cost nothing and are left out."""
     short = {name.strip().removesuffix("/manifest.json") for name in names}
-    return {re.sub(r"\.(csv|md|tex|json)$", "", n) for n in short if "/recipe" not in n}
+    return {re.sub(r"(\.comparisons)?\.(csv|md|tex|json|html)$", "", n) for n in short if "/recipe" not in n}
 
 
 def small(text: str, methods: dict[str, list[str]]) -> str:
