@@ -48,7 +48,13 @@ class Project:
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
-            command, cwd=self.root, env=environment(self.base), capture_output=True, text=True, timeout=1800, check=False
+            command,
+            cwd=self.root,
+            env=environment(self.base),
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
         )
         text = done.stdout + done.stderr
         assert not check or done.returncode == 0, f"{' '.join(command)}\n{text[-3000:]}"
