@@ -101,9 +101,11 @@ class Project:
 
 
 def work(names) -> set[str]:
-    """Artefacts and tables by their folder or stem; recipes cost nothing and are left out."""
+    """Artefacts and tables by their folder or stem; recipes, and the parameters they are resolved from, cost nothing
+    and are left out."""
     short = {name.strip().removesuffix("/manifest.json") for name in names}
-    return {re.sub(r"(\.comparisons)?\.(csv|md|tex|json|html)$", "", n) for n in short if "/recipe" not in n}
+    short = {name for name in short if "/recipe" not in name and name != "results/params"}
+    return {re.sub(r"(\.comparisons)?\.(csv|md|tex|json|html)$", "", name) for name in short}
 
 
 def small(text: str, methods: dict[str, list[str]]) -> str:

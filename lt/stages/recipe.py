@@ -139,8 +139,9 @@ def _resolution(config: Config, run: Run) -> int | None:
     """The image size of the last training stage, where it is not the data set's."""
     found = None
     for name in config.stages_of(run):
-        _, params, _ = _params(config, *config.home(run, name))
-        found = (params.get("image") or {}).get("size", found)
+        verb, params, _ = _params(config, *config.home(run, name))
+        if verb == "train":
+            found = (params.get("image") or {}).get("size")
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from trees import ROOT, checkout, only_table, plan_of, seed_rows, small_tree, snakemake, warm_snakemake
 
 from lt.config import Run, load
+from lt.stages.recipe import of_row
 
 PAGE = (ROOT / "docs" / "livt.md").read_text()
 COMMANDS = sorted(set(re.findall(r"`?(snakemake --cores all [^`\n|]+)`?", PAGE)))
@@ -135,3 +136,10 @@ def test_images_of_both_resolutions_reach_a_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     sizes = {row["method"]: (row["resolution"], bool(row["top1"])) for row in seed_rows(tree, "rows_smoke")}
     assert sizes == {"livt": ("224", True), "livt_384": ("384", True)}
+
+
+def test_a_row_says_the_resolution_of_its_last_training_stage(config) -> None:
+    for method, size in (("livt", 224), ("livt_384", 384)):
+        run = Run("imagenet_lt", method, "vit_base", 0)
+        assert of_row(config, run, "finetune", final=True)["resolution"] == size
+    assert of_row(config, Run("digits", "livt", "vit_digits", 0), "finetune", final=True)["resolution"] == 8
