@@ -95,8 +95,7 @@ def build(arch: str, num_classes: int, *, seed: int | None = None, **options: An
 
 
 def accepts(arch: str, option: str) -> bool:
-    known = _options(factory(arch))
-    return known is None or option in known
+    return option in (_options(factory(arch)) or ())
 
 
 def set_head(

@@ -206,4 +206,5 @@ def test_a_network_of_patches_takes_the_size_of_the_images() -> None:
     data = {"image": {"size": 64, "channels": 3}}
     assert network_options("vit_base", data, {}) == network_options("mae_base", data, {}) == {"img_size": 64}
     assert network_options("vit_base", data, {"image": {"size": 384}}) == {"img_size": 384}
-    assert network_options("resnet50", data, {"image": {"size": 96}}) == {}
+    for arch in ("resnet50", "resnet8", "ride_resnet8", "resnet152_places"):
+        assert network_options(arch, data, {"image": {"size": 96}}) == {}
