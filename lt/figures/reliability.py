@@ -39,8 +39,9 @@ def _panel(axes: Any, name: str, bins: Mapping[str, Any]) -> None:
         label="gap",
     )
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    overall = float((accuracy * count).sum() / count.sum()) if count.sum() else float("nan")
+    shares = count / max(count.sum(), 1)
+    overall, error = float((accuracy * shares).sum()), float((np.abs(accuracy - confidence) * shares).sum())
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-    text = f"ACC {100 * overall:.1f}\nECE {100 * bins['ece']:.1f}"
+    text = f"ACC {100 * overall:.1f}\nECE {100 * error:.1f}"
     axes.text(0.97, 0.04, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, bbox=box)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=name, aspect="equal")
