@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from small_project import environment, make
-from test_miniatures import CONFIG, ROOT, generated, shrink
+from test_miniatures import CONFIG, generated, small_params
 from test_two_drivers import CIFAR, LARGE
 from trees import seed_rows
 from warm import python_for
@@ -29,12 +29,7 @@ NO_ROW = ("mae", "on_val", "on_train", "btm_drawn_by")
 def miniature(dataset: str) -> tuple[str, list[str]]:
     """params.yaml whose grid has every graph with this set's recipes and one table, `mini`; the table's methods."""
     compared, arch, vit = GRID[dataset]
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    shrink(params["recipes"])
-    for body in params["datasets"].values():
-        if body.get("image", {}).get("size") == 224:
-            body["image"]["size"] = 32
-    params["overlays"]["smoke"]["train"] |= {"batch": 4, "lr": 1e-3}  # at rates for 512 images logits overflow
+    params = small_params()
     grid = params["grid"] | compared
     lists = [k for k, v in grid.items() if isinstance(v, list) and k not in NO_METHODS]
     for key in lists:

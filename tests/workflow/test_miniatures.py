@@ -56,6 +56,17 @@ def shrink(value: Any) -> None:
         shrink(inner)
 
 
+def small_params() -> dict[str, Any]:
+    """params.yaml for small images and batches."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    shrink(params["recipes"])
+    for body in params["datasets"].values():
+        if body.get("image", {}).get("size") == 224:
+            body["image"]["size"] = 32
+    params["overlays"]["smoke"]["train"] |= {"batch": 4, "lr": 1e-3}  # at rates for 512 images logits overflow
+    return params
+
+
 def generated(dataset: str, root: Path) -> None:
     if not dataset.startswith("cifar"):
         small_tree(dataset, root)
@@ -68,12 +79,7 @@ def generated(dataset: str, root: Path) -> None:
 def prepared(folder: Path, dataset: str) -> tuple[Path, dict[str, list[str]]]:
     """A checkout with a table a network, `mini_<network>`."""
     tree, chosen = checkout(folder), methods(dataset)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    shrink(params["recipes"])
-    for body in params["datasets"].values():
-        if body.get("image", {}).get("size") == 224:
-            body["image"]["size"] = 32
-    params["overlays"]["smoke"]["train"] |= {"batch": 4, "lr": 1e-3}  # at rates for 512 images logits overflow
+    params = small_params()
     params["grid"] |= {"tables": {}, "figures": {}}
     params["tables"] = {
         f"mini_{arch}": {"datasets": [dataset], "methods": names, "archs": {dataset: [arch]}}
