@@ -22,7 +22,7 @@ from pathlib import Path
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 NODES = ("n1", "n2")
-GPUS = 4
+CPUS, GPUS = 32, 4
 
 CONF = """\
 ClusterName=bench
@@ -54,10 +54,13 @@ KillWait=10
 SlurmdTimeout=15
 GresTypes=gpu
 {nodes}
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=main Nodes=ALL Default=YES LLN=YES MaxTime=UNLIMITED DefaultTime=10 State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 """
 NODE = (
-    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=32 Sockets=1 CoresPerSocket=32 "
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus} "
     "ThreadsPerCore=1 RealMemory=256000 Gres=gpu:{gpus}"
 )
 
@@ -95,23 +98,25 @@ class Slurm:
         self.start(name, "slurmd", "-D", "-N", name)
 
     def crash_node(self, name: str) -> None:
-        """Kill a node's daemon and all that runs on the node, as a power cut does."""
+        """Kill a node's daemon and all that runs on the node, as a power cut does: none lives to tell of another."""
         import psutil
 
         self.daemons[name].kill()
         self.daemons.pop(name).wait()
-        doomed = set()
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURMD_NODENAME") == name:
-                    doomed |= {process, *(p for p in process.parents() if p.name().startswith("slurmstepd"))}
+        doomed, more = set(), _on_node(name)
+        while more:
+            for process in more:
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+            doomed |= more
+            more = _on_node(name) - doomed
         for process in doomed:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
     def wait_for(self, state: str, nodes: int, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
-        while (told := self.run("sinfo", "-h", "-N", "-o", "%T").split()).count(state) != nodes:
+        while (told := self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").split()).count(state) != nodes:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"expected {nodes} nodes {state}, found {told}; logs in {self.root}/log")
             time.sleep(0.1)
@@ -121,6 +126,18 @@ class Slurm:
         lines = self.run("scontrol", "-o", "show", "jobs").splitlines()
         found = [dict(pair.partition("=")[::2] for pair in line.split()) for line in lines if line.startswith("JobId=")]
         return {job["JobId"]: job for job in found}
+
+
+def _on_node(name: str) -> set:
+    """The processes of a node's jobs, and the daemons that watch over them."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("SLURMD_NODENAME") == name:
+                found |= {process, *(p for p in process.parents() if p.name().startswith("slurmstepd"))}
+    return found
 
 
 def _free_ports(count: int) -> list[int]:
@@ -151,7 +168,7 @@ def _configure(root: Path) -> dict[str, str]:
     key.chmod(0o600)
     gpus, files = _gpus(root / "dev")
     host, (port, *others) = socket.gethostname().split(".")[0], _free_ports(len(NODES) + 1)
-    nodes = [NODE.format(name=n, host=host, port=p, gpus=gpus) for n, p in zip(NODES, others, strict=True)]
+    nodes = [NODE.format(name=n, host=host, port=p, cpus=CPUS, gpus=gpus) for n, p in zip(NODES, others, strict=True)]
     text = CONF.format(host=host, port=port, user=getpass.getuser(), root=root, nodes="\n".join(nodes))
     (root / "slurm.conf").write_text(text)
     (root / "gres.conf").write_text(f"Name=gpu File={files}\n")
