@@ -9,6 +9,7 @@ resized is copied.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Pixels of a file or of a memory map are read-only; here they are only ever copied.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
-def planes(pixels: np.ndarray) -> Tensor:
-    """uint8 [H, W, C] as [1, C, H, W], channels last. Copied: a resize would copy a part by itself, but slowly, and a
-    view of a memory map is read-only, of which torch warns each time."""
-    image = torch.from_numpy(pixels.copy())
+
+def planes(pixels: np.ndarray, mirror: bool = False) -> Tensor:
+    """uint8 [H, W, C] as [1, C, H, W], channels last. Copied: a resize would copy a part by itself, but slowly."""
+    image = torch.from_numpy(pixels).flip(1) if mirror else torch.from_numpy(pixels.copy())
     return (image if image.ndim == 3 else image.unsqueeze(2)).unsqueeze(0).permute(0, 3, 1, 2)
 
 
@@ -38,8 +41,8 @@ def stack(samples: Iterable[Tensor], count: int) -> Tensor:
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
-def _resize(pixels: np.ndarray, height: int, width: int, mode: str) -> Tensor:
-    image, (rows, columns) = planes(pixels), pixels.shape[:2]
+def _resize(pixels: np.ndarray, height: int, width: int, mode: str, mirror: bool = False) -> Tensor:
+    image, (rows, columns) = planes(pixels, mirror), pixels.shape[:2]
     if (rows, columns) == (height, width):
         return image
     if rows > height and columns < width:  # Pillow's order there; otherwise rows come first
@@ -47,10 +50,10 @@ def _resize(pixels: np.ndarray, height: int, width: int, mode: str) -> Tensor:
     return F.interpolate(image, size=(height, width), mode=mode, antialias=True, align_corners=False)
 
 
-def resized_crop(pixels: np.ndarray, box: Sequence[int], size: int, mode: str) -> Tensor:
+def resized_crop(pixels: np.ndarray, box: Sequence[int], size: int, mode: str, mirror: bool = False) -> Tensor:
     """uint8 [C, size, size] of the box (top, left, height, width)."""
     top, left, height, width = box
-    return _resize(pixels[top : top + height, left : left + width], size, size, mode).squeeze(0)
+    return _resize(pixels[top : top + height, left : left + width], size, size, mode, mirror).squeeze(0)
 
 
 def centre_crop(pixels: np.ndarray, resize: int, size: int, mode: str) -> Tensor:

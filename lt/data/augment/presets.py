@@ -213,8 +213,7 @@ class Large(Preset):
         edge = ((self.reflect, self.reflect), (self.reflect, self.reflect), (0, 0))
         pixels = np.pad(pixels, edge[: pixels.ndim], "reflect") if self.reflect else pixels
         drawn = self.parameters(draws.Row(row), *pixels.shape[:2])
-        out = fast.resized_crop(pixels, drawn["box"], self.size, self.interpolation)
-        out = out.flip(2) if drawn["flip"] else out
+        out = fast.resized_crop(pixels, drawn["box"], self.size, self.interpolation, drawn["flip"])
         if self.late_jitter or not (drawn["jitter"] or drawn["steps"]):
             return out
         return ops.to_tensor(self.recolour(ops.to_pil(out), drawn))
