@@ -116,13 +116,16 @@ def test_plain_logits_get_plain_cross_entropy() -> None:
     assert loss_of("c10_factor0")(logits, target).item() == pytest.approx(float(LOSSES["val_ce/loss"]), rel=1e-9)
 
 
-def test_focal_and_weighted_cross_entropy() -> None:
+def mean_logits() -> tuple[torch.Tensor, torch.Tensor]:
     r = np.random.RandomState(7)
-    logits = torch.from_numpy((r.randn(3, 8, 10) * 2).mean(0))
-    target = torch.from_numpy(r.randint(0, 10, 8))
-    counts = LOSSES["c10_factor0/cls_num"]
-    assert Focal(class_counts=counts, gamma=2.0)(logits, target).item() == pytest.approx(
-        float(LOSSES["focal/loss_g2"]), rel=1e-9
-    )
-    weighted = ClassBalanced(class_counts=counts)
-    assert weighted(logits, target).item() == pytest.approx(float(LOSSES["ce_reweight/loss"]), rel=1e-9)
+    return torch.from_numpy((r.randn(3, 8, 10) * 2).mean(0)), torch.from_numpy(r.randint(0, 10, 8))
+
+
+def test_focal() -> None:
+    value = Focal(class_counts=LOSSES["c10_factor0/cls_num"], gamma=2.0)(*mean_logits())
+    assert value.item() == pytest.approx(float(LOSSES["focal/loss_g2"]), rel=1e-9)
+
+
+def test_weighted_cross_entropy() -> None:
+    value = ClassBalanced(class_counts=LOSSES["c10_factor0/cls_num"])(*mean_logits())
+    assert value.item() == pytest.approx(float(LOSSES["ce_reweight/loss"]), rel=1e-9)

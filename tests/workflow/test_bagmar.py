@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference_loop as reference
-from trees import ROOT, adding, checkout, plan_of, snakemake
+from trees import ROOT, adding, break_line, checkout, golden_failures, plan_of, snakemake
 
 from lt import posthoc
 from lt.config import Config, Run, load
@@ -63,13 +63,13 @@ def test_the_curve_is_that_of_the_formulas(tmp_path: Path) -> None:
         ("return value, gradient.div_(len(target))", "return value, gradient"),
     ],
 )
-def test_one_broken_line_of_the_loss_is_seen(tmp_path: Path, line: str, wrong: str) -> None:
+def test_one_wrong_line_shows_in_the_curve_and_in_the_golden_numbers(tmp_path: Path, line: str, wrong: str) -> None:
     tree, config = short(tmp_path)
-    file = tree / "lt" / "losses" / "margin.py"
-    assert file.read_text().count(line) == 1
-    file.write_text(file.read_text().replace(line, wrong))
+    break_line(tree, "margin.py", line, wrong)
     ours, expected = curves(tree, config, "bagmar")["bagmar"]
     assert np.max(np.abs(ours / expected - 1)) > 1e-3
+    golden = "test_bagmar_gala.py::test_six_batches[gala_l12_l09]"
+    assert golden_failures(tree, golden) == {golden}
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference_loop as reference
 from safetensors.numpy import load_file
-from trees import ROOT, adding, checkout, plan_of, snakemake
+from trees import ROOT, adding, break_line, checkout, golden_failures, plan_of, snakemake
 
 from lt.config import Config, Run, load
 
@@ -69,23 +69,25 @@ def test_curves_are_those_of_the_formulas(tmp_path: Path) -> None:
                 for m in ONE_STAGE}) == len(ONE_STAGE) - 1  # logit adjustment is balanced softmax  # fmt: skip
 
 
-BROKEN = [
-    ("focal", "softmax.py", "gamma=self.gamma", "gamma=1.5"),
-    ("balanced_softmax", "balanced.py", "logits + (shift if", "logits - (shift if"),
-    ("cb_ce", "balanced.py", "(1.0 - np.power(beta, counts))", "(1.0 - np.power(beta, counts) / 2)"),
-]
+BROKEN = {  # recipe: golden test, file of the loss, line, wrong line
+    "focal": ("test_ride_losses.py::test_focal", "softmax.py", "gamma=self.gamma", "gamma=1.5"),
+    "balanced_softmax": ("test_bagmar_losses.py::test_value_and_gradient[bs_mean]",
+        "balanced.py", "logits + (shift if", "logits - (shift if"),
+    "cb_ce": ("test_livt_losses.py::test_value_and_gradient[A/CB_CE/hard]",
+        "balanced.py", "(1.0 - np.power(beta, counts))", "(1.0 - np.power(beta, counts) / 2)"),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_one_broken_line_of_a_loss_is_seen(tmp_path: Path) -> None:
+def test_one_wrong_line_shows_in_the_curve_and_in_the_golden_numbers(tmp_path: Path) -> None:
     tree, config = short(tmp_path)
-    for _, file, line, wrong in BROKEN:
-        path = tree / "lt" / "losses" / file
-        assert path.read_text().count(line) == 1, line
-        path.write_text(path.read_text().replace(line, wrong))
-    trained(tree, tuple(method for method, *_ in BROKEN))
-    for method, *_ in BROKEN:
+    for _, *change in BROKEN.values():
+        break_line(tree, *change)
+    trained(tree, tuple(BROKEN))
+    for method in BROKEN:
         assert off(tree, config, method) > 1e-3, method
+    golden = {test for test, *_ in BROKEN.values()}
+    assert golden_failures(tree, *golden) == golden
 
 
 @pytest.mark.slow

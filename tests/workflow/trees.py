@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def small_tree(family: str, root: Path, *, per_class: int = 1, size: int = 24) -
         if part != "train":
             file.write_text("".join(file.read_text().splitlines(keepends=True)[:TEST_IMAGES]))
         images_for_list(root / family, file, size=size)
+
+
+def break_line(tree: Path, file: str, line: str, wrong: str) -> None:
+    """Write a wrong line into a loss of the copy."""
+    path = tree / "lt" / "losses" / file
+    assert path.read_text().count(line) == 1, line
+    path.write_text(path.read_text().replace(line, wrong))
+
+
+def golden_failures(tree: Path, *tests: str) -> set[str]:
+    """Which of these tests of tests/golden fail on the copy's code."""
+    shutil.copytree(ROOT / "tests" / "golden", tree / "tests" / "golden")
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    given = ["-q", "-rf", "--tb=no", "-p", "no:cacheprovider", *(f"tests/golden/{test}" for test in tests)]
+    done = subprocess.run([sys.executable, "-m", "pytest", *given], cwd=tree, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return set(re.findall(r"^FAILED tests/golden/(\S+)", done.stdout, flags=re.M))
 
 
 def adding(tree: Path, **sections: dict) -> None:
