@@ -71,7 +71,9 @@ class Project:
 
     def dvc(self, *arguments: str) -> set[str]:
         """`dvc repro`; the artefacts that were made, recipes aside."""
-        text = self.run("dvc", "repro", *arguments)
+        return self.ran(self.run("dvc", "repro", *arguments))
+
+    def ran(self, text: str) -> set[str]:
         made = re.findall(r"^Running stage '(.+)':", text, flags=re.M)
         outputs = self.outputs()
         return work(name for stage in made for name in outputs[stage])

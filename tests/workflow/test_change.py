@@ -6,7 +6,10 @@ that says the same as before makes nothing run. Where the drivers differ, the ro
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -15,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_project import Project
+from small_project import ROOT, Project
 
 RUN, METRICS = "results/digits_smoke", "results/metrics/digits_smoke"
 TABLE = "results/tables/digits_smoke"
@@ -153,6 +156,52 @@ def test_change(finished: Project, tmp_path: Path, name: str) -> None:
     assert project.dvc() == row.dvc
     project.adopt("snakemake")  # checks every digest, and that neither driver has anything left to do
     assert project.planned() == NOTHING and project.status() == []
+
+
+def shown(command: str) -> list[str]:
+    """What docs/dvc.md shows of a command's output."""
+    text = (ROOT / "docs/dvc.md").read_text().split(f"    $ {command}\n", 1)[1]
+    lines = text.split("\n\n", 1)[0].split("    $ ", 1)[0].splitlines()
+    return [line.removeprefix("    ") for line in lines if line.strip() != "..."]
+
+
+@pytest.mark.slow
+def test_an_experiment(finished: Project, tmp_path: Path) -> None:
+    """`dvc exp run -S` runs what the edit would make run; every command that compares says the same of it."""
+    project, key = finished.copy(tmp_path / "project"), "recipes.mislas.stages.stage2.lr"
+    table, curve = project.root / f"{TABLE}.json", project.root / MISLAS / "stage2/history.csv"
+    before, curve_before = json.loads(table.read_text()), curve.read_text()
+    command = f"dvc exp run -S {key}=0.05"
+    text = project.run(*command.split(), "--name", "half")
+    assert project.ran(text) == STAGE2
+    assert [line for line in shown(command) if " stage" in line.lower() and line not in text] == []
+    after = json.loads(table.read_text())
+    assert after["ce"] == before["ce"] and after["mislas"] != before["mislas"]
+
+    def told(*arguments: str) -> dict:
+        return json.loads(project.run("dvc", *arguments, "--json"))
+
+    assert told("params", "diff") == {"params.yaml": {key: {"old": 0.1, "new": 0.05, "diff": -0.05}}}
+    assert project.run("dvc", "params", "diff").split() == " ".join(shown("dvc params diff")).split()
+    assert told("metrics", "show")[""]["data"][f"{TABLE}.json"]["data"] == after
+    changed = told("metrics", "diff")[f"{TABLE}.json"]
+    assert changed and {name.split(".")[0] for name in changed} == {"mislas"}
+    for name, values in changed.items():
+        metric = name.removeprefix("mislas.")
+        assert values["old"] == before["mislas"][metric] != values["new"] == after["mislas"][metric]
+
+    page = Path(project.run("dvc", "plots", "diff").strip().removeprefix("file://")).read_text()
+    points = [point for point in re.findall(r'{[^{}]*"rev": "[^{}]*}', page) if "loss" in point]
+    for revision, rows in (("HEAD", curve_before), ("workspace", curve.read_text())):
+        loss = list(csv.DictReader(rows.splitlines()))[-1]["loss"]
+        assert any(f'"{revision}"' in point and f'"{loss}"' in point for point in points), (revision, loss)
+
+    listed = csv.DictReader(project.run("dvc", "exp", "show", "--csv").splitlines())
+    rows = {row["Experiment"] or row["rev"]: row for row in listed}
+    branch = project.run("git", "branch", "--show-current").strip()
+    for name, lr, values in (("half", 0.05, after), (branch, 0.1, before)):
+        assert float(rows[name][key]) == lr and float(rows[name]["mislas.top1"]) == values["mislas"]["top1"]
+    assert project.status() == []
 
 
 @pytest.mark.slow
