@@ -69,20 +69,20 @@ def network(recipe: Recipe) -> nn.Module:
 
 def read_into(model: nn.Module, path: Path, *, layout: str = "auto", drop: list[str] | tuple = ()) -> dict[str, Any]:
     """Load strictly under our names; the report that goes into the manifest."""
-    if not drop and (found := _transformer(model, path, layout)):
+    if found := _transformer(model, path, layout, tuple(drop)):
         return found
     report = asdict(convert.import_state(path, model, layout=layout, drop=drop))
     return {**report, "loaded": len(report["loaded"])}
 
 
-def _transformer(model: nn.Module, path: Path, layout: str) -> dict[str, Any] | None:
+def _transformer(model: nn.Module, path: Path, layout: str, drop: tuple[str, ...]) -> dict[str, Any] | None:
     """Transformers' files may need their position table resized; a classifier must bring its head."""
     container, digest = load_official(path)
     try:
         name = convert.detect(container) if layout == "auto" else layout
         if name not in convert_livt.LAYOUTS:
             return None
-        report = convert_livt.load(model, container)
+        report = convert_livt.load(model, container, drop=drop)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if report.fresh:
@@ -90,7 +90,8 @@ def _transformer(model: nn.Module, path: Path, layout: str) -> dict[str, Any] | 
     resized = {"resized": list(report.resized)} if report.resized else {}
     order = "folders" if "model" in container and name == "livt_bft" else "identity"  # LiVT, MAE: image folders
     return {"path": path.name, "sha256": digest, "layout": name, "class_map": order,
-            "loaded": len(report.mapped), "dropped": list(report.dropped), **resized}  # fmt: skip
+            "loaded": len(report.mapped), "dropped": list(report.dropped),
+            "kept": [name for name in model.state_dict() if name.startswith(drop)], **resized}  # fmt: skip
 
 
 def reorder(model: nn.Module, order: str, split: Split, recipe: Recipe) -> str:

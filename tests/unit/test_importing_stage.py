@@ -74,11 +74,55 @@ def test_a_file_of_a_training_run_has_the_order_of_its_folders(tmp_path: Path, c
     assert report["layout"] == "livt_bft" and report["class_map"] == order
 
 
+def test_what_is_dropped_changes_neither_the_order_nor_the_resize(tmp_path: Path) -> None:
+    """A classifier of another resolution with entries that this network has not, by LiVT's training."""
+    file, larger = tmp_path / "x.pth", models.build("vit_digits", 10, seed=1, in_channels=1, img_size=16)
+    state = larger.state_dict()
+    torch.save({"model": state | {"head_dist.weight": torch.ones(10, 64)}}, file)
+    ours = vit(2)
+    with pytest.raises(UserError, match=r"'head_dist.weight' is not in this network"):
+        read_into(ours, file)
+    drawn = ours.fc_norm.weight.detach().fill_(7.0).clone()
+    report = read_into(ours, file, drop=["head_dist", "fc_norm.weight"])
+    assert report["class_map"] == "folders" and report["resized"] == [8, 4]
+    assert report["dropped"] == ["fc_norm.weight", "head_dist.weight"] and report["kept"] == ["fc_norm.weight"]
+    assert report["loaded"] == len(state) - 1
+    assert torch.equal(ours.head.weight, larger.head.weight) and torch.equal(ours.fc_norm.weight, drawn)
+
+
+def mae(seed: int, img_size: int = 8) -> nn.Module:
+    return models.build("mae_digits", 10, seed=seed, in_channels=1, img_size=img_size)
+
+
+def test_pretraining_at_another_resolution_gets_the_tables_of_this_one(tmp_path: Path) -> None:
+    """MAE's 224 file before iNaturalist's pre-training at 128: both tables are functions of the grid."""
+    file, larger, ours = tmp_path / "x.pth", mae(1, 16), mae(2)
+    own = {k: v.clone() for k, v in ours.state_dict().items()}
+    torch.save({"model": larger.half().state_dict()}, file)
+    report = read_into(ours, file)
+    assert report["resized"] == [8, 4] and report["loaded"] == len(own) and not report["kept"]
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, own[name] if "pos_embed" in name else larger.state_dict()[name].float()), name
+    for name in ("pos_embed", "decoder_pos_embed"):
+        for wrong in (larger.state_dict()[name] + 2e-3, torch.zeros(1, 12, own[name].shape[2])):
+            torch.save({"model": larger.state_dict() | {name: wrong}}, file)
+            with pytest.raises(UserError, match=rf"'{name}' has \d+ rows, .* 17; only the fixed sin-cos"):
+                read_into(mae(2), file)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    file, state = tmp_path / "x.pth", vit(1).state_dict()
+    state["blocks.0.attn.qkv.bias"][3] = float("nan")
+    torch.save({"model": state}, file)
+    with pytest.raises(UserError, match=r"'blocks.0.attn.qkv.bias' holds values that are not finite"):
+        read_into(vit(2), file)
+
+
 def test_an_encoder_alone_says_how_and_is_taken_that_way(tmp_path: Path) -> None:
-    file, full = tmp_path / "x.pth", models.build("mae_digits", 10, seed=1, in_channels=1)
+    file, full = tmp_path / "x.pth", mae(1)
     encoder = {k: v for k, v in full.state_dict().items() if not k.startswith(("decoder_", "mask_token"))}
     torch.save({"model": encoder}, file)
-    ours = models.build("mae_digits", 10, seed=2, in_channels=1)
+    ours = mae(2)
     with pytest.raises(UserError, match=r"no decoder .*--drop decoder_ --drop mask_token"):
         read_into(ours, file)
     fresh = {k: v.clone() for k, v in ours.state_dict().items()}
