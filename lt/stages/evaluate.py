@@ -1,4 +1,4 @@
-"""`evaluate`: predictions and class counts, perhaps a post-hoc step -> metrics.json, per_class.csv. No torch."""
+"""`evaluate`: predictions and class counts, perhaps a post-hoc step -> metrics and confusion of classes. No torch."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ def evaluate(
     values |= choice_of(inputs["predictions"])
     own = own_groups(stored, scores, counts, recipe)
     note |= in_form(recipe.params["form"], scores, stored["labels"], counts, groups)
-    table = metrics.per_class(scores, stored["labels"], class_counts=counts, shots=groups)
+    pred, labels = scores.argmax(1), stored["labels"]
     with artefact.commit(out, recipe=recipe.raw, inputs=inputs, started=started) as draft:
         content = {"metrics": values, "own_groups": own, **note, "selected_on": recipe.params["selected_on"]}
         content |= effort_of(inputs["predictions"], stored, groups)
         content["reliability"] = calibration_of(scores, stored["labels"], recipe.params["bins"])
         content["cost"] = cost_of(inputs["predictions"])
-        content["bootstrap"] = bootstrap_of(scores.argmax(1), stored["labels"], len(counts), seed=recipe.seed)
+        content["bootstrap"] = bootstrap_of(pred, labels, len(counts), seed=recipe.seed)
         (draft / "metrics.json").write_text(artefact.dump(content))
-        (draft / "per_class.csv").write_text(metrics.per_class_csv(table))
+        table = metrics.per_class(pred, labels, class_counts=counts, shots=groups)
+        (draft / "per_class.csv").write_text(metrics.to_csv(table))
+        (draft / "confusion.csv").write_text(metrics.to_csv(metrics.confusion_cells(pred, labels, len(counts))))
 
 
 def choice_of(predictions: artefact.Artefact) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -76,6 +77,11 @@ def test_the_row_says_that_the_test_set_chose(project, monkeypatch):
     evaluate(recipe("evaluate"), predictions=out, split=runs.SPLIT, out="results/metrics/best")
     found = json.loads((project / "results/metrics/best/metrics.json").read_text())
     assert found["selected_on"] == "test"
+    made, stored = artefact.read("results/metrics/best"), load_predictions(artefact.read(out))
+    cells = np.loadtxt(made / "confusion.csv", delimiter=",", skiprows=1, dtype=int)
+    pairs = zip(stored["labels"].tolist(), stored["logits"].argmax(1).tolist(), strict=True)
+    assert {(t, p): n for t, p, n in cells.tolist()} == Counter(pairs) and "confusion.csv" in made.manifest["outputs"]
+
     assert found["metrics"]["test_bonus"] == artefact.read(BEST).manifest["chosen"]["bonus"] >= 0
 
     row = {"dataset": "digits", "method": "ce_best", "arch": "resnet8", "seed": 0, "published_as": "ce"}

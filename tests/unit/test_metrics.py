@@ -177,14 +177,25 @@ def test_unknown_rules_name_the_known_ones() -> None:
 def test_per_class_table() -> None:
     logits, labels = toy(num_classes=4)
     counts = np.array([500, 100, 20, 3])
-    table = metrics.per_class(logits, labels, class_counts=counts)
+    table = metrics.per_class(metrics.scores(logits, labels).pred, labels, class_counts=counts)
     assert table["shot"].tolist() == ["many", "medium", "medium", "few"]
     summary = metrics.evaluate(logits, labels, class_counts=counts)
     assert 100 * table["accuracy"].mean() == pytest.approx(summary["mean"])
     assert 100 * table["f1"].mean() == pytest.approx(summary["f1"])
-    rows = list(csv.DictReader(io.StringIO(metrics.per_class_csv(table))))
+    rows = list(csv.DictReader(io.StringIO(metrics.to_csv(table))))
     assert [int(r["tested"]) for r in rows] == np.bincount(labels).tolist()
     assert float(rows[1]["accuracy"]) == pytest.approx(table["accuracy"][1], abs=5e-7)
+
+
+def test_confusion_of_8142_classes_is_small() -> None:
+    labels = np.repeat(np.arange(8142), 3)
+    pred = np.where(np.arange(len(labels)) % 3, labels, (labels + 1) % 8142)
+    tracemalloc.start()
+    cells = metrics.confusion_cells(pred, labels, 8142)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6 and len(cells["images"]) == 2 * 8142 and cells["images"].sum() == len(labels)
+    assert metrics.to_csv(cells).splitlines()[:4] == ["target,predicted,images", "0,0,2", "0,1,1", "1,1,2"]
 
 
 def test_memory_is_bounded_by_the_chunk() -> None:
