@@ -56,11 +56,6 @@ def test_matrix_form_is_the_broadcast_form_and_100_times_faster() -> None:
     assert slow > 100 * timed(contrastive.bns, (first, second), labels, 5)
 
 
-def test_large_batch_is_fast() -> None:
-    first, second, labels = batch(1024)
-    assert timed(contrastive.bns, (first, second), labels, 3) < 1.0
-
-
 def test_no_negatives_and_no_positives_are_defined() -> None:
     first, second, _ = batch(6, dtype=torch.float64)
     one = contrastive.bns(first, second, torch.zeros(6, dtype=torch.long))

@@ -1,0 +1,95 @@
+"""What a piece of work takes: CPU seconds, which a neighbour does not lengthen, and the peak memory of the process of
+its own that does it, imports and data included.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, time
+{before}
+start = time.process_time()
+{work}
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+"""
+
+
+def spent(before: str, work: str) -> tuple[float, float]:
+    """CPU seconds of `work`, GB."""
+    code = PROGRAM.format(before=before, work=work)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seconds, peak = map(float, done.stdout.split())
+    return seconds, peak
+
+
+LOGITS = """
+import numpy as np
+from lt import posthoc
+logits = np.random.default_rng(0).standard_normal((50_000, 1000), dtype=np.float32)
+labels = np.arange(50_000) % 1000
+"""
+SWEEP = """
+found = posthoc.pn_sweep(logits, labels, posthoc.TAUS)
+assert found["predictions"].shape == (21, 50_000)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_over_imagenet_sized_predictions_stays_below_2_gb_and_20_s() -> None:
+    seconds, peak = spent(LOGITS, SWEEP)
+    assert 0.2 < peak < 2, f"{peak:.2f} GB"  # the logits at the least
+    assert seconds < 20
+
+
+VIEWS = """
+import torch
+from lt.losses import contrastive
+torch.set_num_threads(1)
+views = [torch.randn(1024, 128, requires_grad=True) for _ in range(2)]
+labels = torch.randint(10, (1024,))
+"""
+BNS = """
+contrastive.bns(*views, labels).backward()
+assert views[0].grad.any()
+"""
+
+
+def test_bns_of_1024_images_stays_below_600_mb_and_1_s() -> None:
+    seconds, peak = spent(VIEWS, BNS)
+    assert 4 * 2048**2 / 1e9 < peak < 0.6, f"{peak:.2f} GB"  # one matrix of all pairs at the least
+    assert seconds < 1
+
+
+NETWORK = """
+import torch
+from lt import losses, models, optim
+torch.set_num_threads(1)
+model = models.build("vit_base", 1000, img_size=224, seed=0)
+model.train()
+loss = losses.build("bal_bce", class_counts=[1280 - c for c in range(1000)], smoothing=0.1)
+groups = optim.param_groups(model, weight_decay=0.05, rule="layer_decay", decay=0.75)
+optimiser = optim.optimizer("adamw", groups, betas=(0.9, 0.999))
+images, target = torch.randn(4, 3, 224, 224), torch.arange(4)
+before = model.head.weight.detach().clone()
+"""
+TWO_UPDATES = """
+for _ in range(2):
+    for group in optimiser.param_groups:
+        group["lr"] = 1e-3 * group["lr_scale"]
+    value = loss(model(images), target)
+    optimiser.zero_grad()
+    value.backward()
+    optimiser.step()
+assert torch.isfinite(value) and not torch.equal(model.head.weight, before)
+"""
+
+
+@pytest.mark.slow
+def test_two_updates_of_vit_base_stay_below_5_gb() -> None:
+    _, peak = spent(NETWORK, TWO_UPDATES)
+    assert 86.6e6 * 4 * 4 / 1e9 < peak < 5, f"{peak:.2f} GB"  # weights, gradients and two moments at the least
