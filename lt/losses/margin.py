@@ -176,6 +176,11 @@ class BaGMar(Loss):
         self.weighting = choose("weighting", weighting, tuple(WEIGHTINGS))
         self.eps = in_range("eps", eps, 1e-12)
         self.micro_batches = int(in_range("micro_batches", micro_batches, 1))
+        if self.weighting == "neg_pos_bal_norm" and self.micro_batches > 1:
+            raise UserError(
+                f"weighting: neg_pos_bal_norm keeps the norm of a column over the whole batch, which accumulate: "
+                f"{self.micro_batches} cuts; set accumulate: 1, or weighting: neg_pos_bal"
+            )
         if criterion == "bagmar":
             raise UserError("criterion: bagmar cannot be its own criterion")
         options = criterion_options or {}
@@ -296,6 +301,8 @@ def neg_pos_bal_norm(gradient: Tensor, target: Tensor, ratio: Tensor) -> Tensor:
     """
     weighted = neg_pos_bal(gradient, target, ratio)
     squares = torch.stack([(gradient.double() ** 2).sum(0), (weighted.double() ** 2).sum(0)])
+    if distributed.world() > 1:
+        squares *= len(target) ** 2  # each rank divided by its own images, which may be fewer than another's
     before, after = distributed.total(squares).sqrt()
     factor = torch.where(after > 0, before / after, 1.0)
     return weighted * factor.to(gradient.dtype)

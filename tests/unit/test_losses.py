@@ -215,14 +215,20 @@ def test_weighted_columns_keep_their_norm_and_zeros_stay_zero() -> None:
     assert not torch.allclose(got, neg_pos_bal(gradient, target, torch.tensor([0.5, 2.0, 3.0, 1.0]).double()))
 
 
-def test_accumulated_batches_count_as_the_whole_batch() -> None:
-    whole, parts = (build("bagmar", class_counts=COUNTS, micro_batches=m) for m in (1, 2))
+@pytest.mark.parametrize("options", [{}, {"accumulate": "single"}, {"weighting": "neg_pos_bal"}], ids=str)
+def test_accumulated_batches_count_as_the_whole_batch(options: dict) -> None:
+    whole, parts = (build("bagmar", class_counts=COUNTS, micro_batches=m, **options) for m in (1, 2))
     for seed in range(3):
         logits, target = some(8, seed=seed)
         whole(logits, target)
         for half in (slice(0, 4), slice(4, 8)):
             parts(logits[half], target[half])
         torch.testing.assert_close(parts.totals, whole.totals, rtol=1e-12, atol=1e-15)
+
+
+def test_a_norm_over_the_batch_is_not_taken_of_its_parts() -> None:
+    with pytest.raises(UserError, match=r"neg_pos_bal_norm keeps .* whole batch, which accumulate: 2 cuts"):
+        build("bagmar", class_counts=COUNTS, micro_batches=2, weighting="neg_pos_bal_norm")
 
 
 def test_a_new_epoch_drops_an_unfinished_accumulation() -> None:

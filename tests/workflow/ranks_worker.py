@@ -10,21 +10,32 @@ from lt import distributed, engine, losses, models
 from lt.tasks.classify import Classify
 
 SEED, IMAGES, BATCH, ACCUMULATE = 0, 22, 6, 2  # the last batch of an epoch is ragged: 4 images
+LOSSES = {  # what is trained by its name: the loss, its options, micro-batches an update
+    "cross_entropy": ("cross_entropy", {}, ACCUMULATE),
+    "bagmar": ("bagmar", {"micro_batches": ACCUMULATE}, ACCUMULATE),
+    "bagmar_single": ("bagmar", {"micro_batches": ACCUMULATE, "accumulate": "single"}, ACCUMULATE),
+    "bagmar_bal": ("bagmar", {"micro_batches": ACCUMULATE, "weighting": "neg_pos_bal"}, ACCUMULATE),
+    "bagmar_bal_norm": ("bagmar", {"weighting": "neg_pos_bal_norm"}, 1),
+    "lade": ("lade", {}, ACCUMULATE),
+    "gml": ("gml", {}, ACCUMULATE),
+    "class_balanced": ("class_balanced", {}, ACCUMULATE),
+    "ldam": ("ldam", {"scale": 2.0, "reweight_epoch": 0}, ACCUMULATE),
+}
 
 
 class Batches:
     """Every world-th image of each batch, as the product's loader shares them out."""
 
-    def __init__(self, device):
+    def __init__(self, device, images=IMAGES):
         source = torch.Generator().manual_seed(1)
-        self.x = torch.randn(IMAGES, 5, generator=source).to(device)
-        self.y = torch.randint(3, (IMAGES,), generator=source).to(device)
+        self.x = torch.randn(images, 5, generator=source).to(device)
+        self.y = torch.randint(3, (images,), generator=source).to(device)
 
     def size(self, step):
-        return min(BATCH, IMAGES - step * BATCH)
+        return min(BATCH, len(self.x) - step * BATCH)
 
     def epoch(self, epoch, start=0):
-        for step in range(start, -(-IMAGES // BATCH)):
+        for step in range(start, -(-len(self.x) // BATCH)):
             part = slice(step * BATCH + distributed.rank(), min((step + 1) * BATCH, IMAGES), distributed.world())
             yield {"image": self.x[part], "target": self.y[part]}
 
@@ -56,16 +67,17 @@ def network(norm):
 def trained(device, *, loss_name="cross_entropy", epochs=2, stop=None, norm="none"):
     model = network(norm).to(device)
     torch.manual_seed(0)
-    options = {"bagmar": {"micro_batches": ACCUMULATE}, "ldam": {"scale": 2.0, "reweight_epoch": 0}}.get(loss_name, {})
-    loss = losses.build(loss_name, class_counts=[100, 7, 5], **options).to(device)
+    name, options, accumulate = LOSSES[loss_name]
+    loss = losses.build(name, class_counts=[100, 7, 5], **options).to(device)
+    images = IMAGES - (norm == "none")  # of the last batch a rank then has 2 images and the other 1
     state = engine.TrainState(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9),
         task=Classify(model=model, loss=loss),
-        loader=Batches(device),
+        loader=Batches(device, images),
     )
     settings = engine.Settings(
-        epochs=epochs, seed=SEED, schedule=lambda e, s: 0.5, device=device, accumulate=ACCUMULATE
+        epochs=epochs, seed=SEED, schedule=lambda e, s: 0.5, device=device, accumulate=accumulate
     )
     engine.fit(state, settings, engine.Hooks(), stop or engine.Stop())
     return state
@@ -122,7 +134,7 @@ def counted(device):
 def main():
     found = {}
     with distributed.ranks() as device:
-        for name in ("cross_entropy", "bagmar", "lade", "gml", "class_balanced", "ldam"):
+        for name in LOSSES:
             state = trained(device, loss_name=name)
             found[name] = {
                 "weights": [p.tolist() for p in state.model.parameters()],

@@ -38,7 +38,10 @@ def found(tmp_path_factory):
     return worker(folder, 1), worker(folder, 2)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bagmar", "lade", "gml", "class_balanced", "ldam"])
+BAGMAR = ["bagmar", "bagmar_single", "bagmar_bal", "bagmar_bal_norm"]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", *BAGMAR, "lade", "gml", "class_balanced", "ldam"])
 def test_ragged_batches_and_accumulation_agree_with_one_rank(found, loss):
     one, two = found[0][loss], found[1][loss]
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=1e-6)
@@ -48,6 +51,10 @@ def test_ragged_batches_and_accumulation_agree_with_one_rank(found, loss):
     assert two["task"].keys() == one["task"].keys()
     for key, value in one["task"].items():  # BaGMar's sums are those of the global batch
         np.testing.assert_allclose(two["task"][key], value, rtol=1e-6, atol=1e-7)
+
+
+def test_the_forms_of_bagmar_differ(found):
+    assert len({tuple(found[1][loss]["losses"]) for loss in BAGMAR}) == len(BAGMAR)
 
 
 def test_batch_normalisation_over_all_ranks_is_that_of_the_global_batch(found):
