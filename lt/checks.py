@@ -25,6 +25,7 @@ RECIPE_KEYS = (
     "report",
     "why_not",
     "published",
+    "only",
     "stages",
     "sets",
     "runs",
@@ -113,6 +114,9 @@ def _recipes(config: Config) -> Iterator[str]:
 def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
     names = config.dataset_names()
     stages = config.stage_names(method)
+    for key in body.get("only") or ():
+        if key not in names:
+            yield f"{config.place(method)}.only: {key}: no such data set or family{nearest(key, names)}"
     for key, entry in (body.get("sets") or {}).items():
         place = f"{config.place(method)}.sets.{key}"
         if key not in names:
@@ -123,9 +127,10 @@ def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
             yield from _unknown(inner or {}, SET_KEYS[1:6], f"{place}.archs.{arch}")
     for origin, layer in config.own_layers(method):
         for stage, values in (layer.get("stages") or {}).items():
-            if stage not in stages:
+            if config.stem(stage) not in stages:
                 yield f"{origin}.stages.{stage}: no such stage{nearest(stage, stages)}"
                 continue
+            yield from _one_of_many(config, stage, values or {}, f"{origin}.stages.{stage}")
             yield from _stage(config, method, stage, values or {}, f"{origin}.stages.{stage}")
     for text in body.get("runs") or {}:
         try:
@@ -137,13 +142,21 @@ def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
             yield f"recipes.{method}.runs.{text}: belongs to method '{run.method}'"
 
 
+def _one_of_many(config: Config, stage: str, values: dict, place: str) -> Iterator[str]:
+    """`branch` says how all of them are trained; a file stands in for one, `branch3`, which says nothing else."""
+    if stage != config.stem(stage):
+        yield from (f"{place}.{key}: numbers stand under '{config.stem(stage)}'" for key in values if key != "imported")
+    elif stage == "branch" and "imported" in values:
+        yield f"{place}.imported: a file stands in for one of the branches; name it: branch0"
+
+
 def _stage(config: Config, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
     if "use" in values:
         target = str(values["use"]).split(":")[-1].split("/")[0]
         if target not in config.params.recipes:
             yield f"{place}.use: no such recipe{nearest(target, config.params.recipes)}"
         return
-    verb = config.verb(method, stage)
+    verb = config.verb(method, config.stem(stage))
     if verb not in STAGES:
         yield f"{place}.verb: no such verb '{verb}'{nearest(verb, STAGES)}"
         return

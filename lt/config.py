@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from lt import checks, crossing
 from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
+
+BRANCH = re.compile(r"branch\d+")
 
 
 @dataclass
@@ -189,6 +192,11 @@ class Config:
                 return body["verb"]
         return "train"
 
+    @staticmethod
+    def stem(stage: str) -> str:
+        """The stage whose numbers a name stands under: `branch3` is one of the many that `branch` describes."""
+        return "branch" if BRANCH.fullmatch(stage) else stage
+
     def final_stage(self, method: str) -> str:
         """The node whose predictions the tables report."""
         own = [s for s in self.stage_names(method) if s not in IMPLICIT]
@@ -198,12 +206,19 @@ class Config:
         """The networks that this recipe names for this data set."""
         base, _ = self.split_overlay(dataset)
         found: list[str] = []
+        if not self.made_for(method, dataset):
+            return found
         for name in self.ancestry(method):
             for key in (self.dataset(dataset).family, base):
                 arch = ((self.recipe(name).get("sets") or {}).get(key) or {}).get("arch")
                 if arch:
                     found = [arch] if isinstance(arch, str) else list(arch)
         return found
+
+    def made_for(self, method: str, dataset: str) -> bool:
+        """`only` names the data sets and families that a recipe has numbers for, where it has none for others."""
+        only = self.meta(method, "only")
+        return only is None or not {self.split_overlay(dataset)[0], self.dataset(dataset).family}.isdisjoint(only)
 
     @functools.cache  # noqa: B019
     def home(self, run: Run, stage: str) -> tuple[Run, str]:
@@ -225,13 +240,19 @@ class Config:
     def stage(self, run: Run, stage: str) -> Stage:
         """The checked parameters of one stage of one run, with their origins."""
         names = self.stage_names(run.method)
-        if stage not in names:
+        if self.stem(stage) not in names:
             raise UserError(f"{self.file}: recipes.{run.method}: no such stage '{stage}'{nearest(stage, names)}")
-        verb, values, origin = self.verb(run.method, stage), {}, {}
+        if not self.made_for(run.method, run.dataset):
+            only = ", ".join(self.meta(run.method, "only"))
+            raise UserError(f"{self.file}: recipes.{run.method}: for {only} only; not for {run.dataset}")
+        verb, values, origin = self.verb(run.method, self.stem(stage)), {}, {}
         source, verified = None, False
         for place, layer in [*self.layers(run), *self._overlay_layer(run, verb, stage)]:
-            body = {k: v for k, v in ((layer.get("stages") or {}).get(stage) or {}).items() if k not in STAGE_META}
+            stages = layer.get("stages") or {}
+            body = {k: v for name in (self.stem(stage), stage) for k, v in (stages.get(name) or {}).items()}
             for key, value in body.items():
+                if key in STAGE_META:
+                    continue
                 mergeable = key in ("options", "image", "redraw", "device") and isinstance(values.get(key), dict)
                 values[key] = {**values[key], **value} if mergeable else value
                 origin[key] = place
@@ -256,6 +277,10 @@ class Config:
                     imported = getattr(self.stage(Run.parse(text), stage).params, "imported", None)
                     if imported:
                         yield Run.parse(text), stage, imported.model_dump()
+
+    def folder(self, run: Run, stage: str) -> str:
+        """Where a stage lies; branches lie together."""
+        return f"{run}/branches/{stage}" if BRANCH.fullmatch(stage) else f"{run}/{stage}"
 
     # tables ---------------------------------------------------------------------------------------------------
 

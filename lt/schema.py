@@ -213,6 +213,7 @@ class Merge(Strict):
     """N = `count` branches become one network."""
 
     verb: Literal["merge"] = "merge"
+    imported: Imported | None = None
     count: Positive = 10
     rule: Choice = Named(name="mean")
     reestimate_bn: NotNegative = 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lt import artefact
-from lt.commands.inputs import WEIGHTS, inputs_of, weights_of
+from lt.commands.inputs import inputs_of, pretrained, weights_of
 from lt.config import Config, load
 from lt.errors import UserError
 from lt.schema import Dataset
@@ -199,15 +199,9 @@ def weights(config: Config) -> Iterator[Line]:
         yield ("ok", f"{stage}: {each.path}") if each.path else ("missing", each.line)
     for arch, recipes in sorted(_pretrained(config).items()):
         found = True
-        files = sorted(WEIGHTS.glob(f"{arch}-*.pth"))
-        if files:
-            yield "ok", f"{arch}, for {', '.join(recipes)}: {files[0]}"
-        else:
-            from lt.models.importing import torchvision_source
-
-            source = torchvision_source(arch)
-            line = f"{arch} on ImageNet, for {', '.join(recipes)}: get {source['source']}"
-            yield "missing", f"{line} and put it in {WEIGHTS}"
+        each = pretrained(arch)
+        kind = "ok" if each.path else "wrong" if "wrong" in each.line else "missing"
+        yield kind, f"{arch}, for {', '.join(recipes)}: {each.path or each.line}"
     if not found:
         yield "ok", "none asked for; lt import FILE --as STAGE brings a checkpoint in"
 

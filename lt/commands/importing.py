@@ -35,12 +35,12 @@ def main(given: argparse.Namespace) -> None:
     if given.drop:
         entry["drop"] = given.drop
     register(Path(config.file), run, stage, entry)
-    manifest = f"results/{run}/{stage}/manifest.json"
+    manifest = f"results/{config.folder(run, stage)}/manifest.json"
     print(f"{given.file}: layout {report['layout']}, class order {report['class_map']}, {report['loaded']} entries"
           f" taken, {len(report['dropped'])} left out, {len(report.get('kept', ()))} as drawn")  # fmt: skip
     print(f"{config.file}: recipes.{run.method}.runs.{run}.stages.{stage}.imported")
     if given.plan:
-        print(f"next: snakemake --cores all {manifest}   (or dvc repro)")
+        print(f"next: snakemake --cores all {manifest}" + ("   (or dvc repro)" if config.stem(stage) == stage else ""))
         return
     done = subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", "--quiet", "all", "--", manifest])
     if done.returncode:
@@ -49,22 +49,30 @@ def main(given: argparse.Namespace) -> None:
 
 
 def place(config: Config, text: str) -> tuple[Run, str]:
-    """The run and the stage that a path names, if it is a training stage that lives there."""
+    """The run and the stage that a path names, if a network comes out of it and it lives there."""
     path = text.removesuffix("manifest.json").strip("/").removeprefix("results/")
     head, _, stage = path.rpartition("/")
     try:
-        run = Run.parse(head)
+        run = Run.parse(head.removesuffix("/branches"))
     except UserError:
         raise UserError(f"--as {text}: expected results/<dataset>/<method>/<arch>/seed<k>/<stage>") from None
     config.dataset(run.dataset)
     names = [s for s in config.stage_names(run.method) if s not in ("predict", "evaluate")]
-    if stage not in names:
+    stem = config.stem(stage)
+    if stem not in names:
         raise UserError(f"--as {text}: {run.method} has no stage '{stage}'{nearest(stage, names)}")
-    home, inner = config.home(run, stage)
-    if (home, inner) != (run, stage):
-        raise UserError(f"--as {text}: this stage is shared; it lives in results/{home}/{inner}")
-    if config.stage(run, stage).verb != "train":
-        raise UserError(f"--as {text}: '{stage}' is not trained; weights stand in for training stages only")
+    if stage == "branch":
+        raise UserError(f"--as {text}: a file stands in for one branch; name it: results/{run}/branches/branch0")
+    home, inner = config.home(run, stem)
+    if (home, inner) != (run, stem):
+        shared = config.folder(home, inner + stage.removeprefix(stem))
+        raise UserError(f"--as {text}: this stage is shared; it lives in results/{shared}")
+    verb = config.stage(run, stage).verb
+    if verb != "train" and not (verb == "merge" and "branch" in names):
+        raise UserError(f"--as {text}: '{stage}' is not trained; weights stand in for training stages and merges only")
+    count = config.stage(run, "merge").params.count if stem != stage and "merge" in config.stages_of(run) else 1
+    if stem != stage and int(stage.removeprefix(stem)) >= count:
+        raise UserError(f"--as {text}: {run.method} has the branches branch0 to branch{count - 1}")
     if any(each == (run, stage) for each in ((r, s) for r, s, _ in config.imports())):
         raise UserError(f"{config.file}: recipes.{run.method}.runs.{run}.stages.{stage}: names a file already")
     return run, stage
@@ -78,7 +86,8 @@ def trial(config: Config, run: Run, stage: str, given: argparse.Namespace) -> di
     from lt.stages.common import Recipe
     from lt.stages.recipe import of_stage
 
-    model = importing.network(Recipe(of_stage(config, run, stage)))
+    merged = config.stage(run, stage).verb == "merge"  # a network as its branches are
+    model = importing.network(Recipe(of_stage(config, *(config.home(run, "branch") if merged else (run, stage)))))
     return importing.read_into(model, given.file, layout=given.layout, drop=given.drop)
 
 

@@ -72,9 +72,9 @@ def _lists(data: Dataset, root: Input) -> Iterator[Input]:
 def weights_of(config: Config) -> Iterator[tuple[str, Input]]:
     """The files behind imported stages, with the stage that each stands in for."""
     for run, stage, imported in config.imports():
-        file = WEIGHTS / imported["file"]
-        line = f"{run}/{stage}: no file {file}; lt import FILE --as results/{run}/{stage}"
-        yield f"{run}/{stage}", Input("weights", imported["file"], file if file.is_file() else None, line)
+        file, place = WEIGHTS / imported["file"], config.folder(run, stage)
+        line = f"{place}: no file {file}; lt import FILE --as results/{place}"
+        yield place, Input("weights", imported["file"], file if file.is_file() else None, line)
 
 
 def missing_inputs(config: Config, datasets: Iterable[str], stages: Iterable[str] = ()) -> list[str]:
@@ -94,14 +94,26 @@ def missing_inputs(config: Config, datasets: Iterable[str], stages: Iterable[str
 
 
 def _pretrained(config: Config, stages: Iterable[str]) -> Iterator[str]:
-    """torchvision's weights that one of these stages starts from."""
+    """What is wrong with torchvision's weights that one of these stages starts from."""
+    archs = set()
     for path in stages:
-        run, _, stage = path.rpartition("/")
-        if not RUN.fullmatch(run) or stage not in config.stage_names(run.split("/")[1]):
+        run, _, stage = path.replace("/branches/", "/").rpartition("/")
+        if not RUN.fullmatch(run) or config.stem(stage) not in config.stage_names(run.split("/")[1]):
             continue
-        arch = getattr(config.stage(Run.parse(run), stage).params, "pretrained", None)
-        if arch and not any(WEIGHTS.glob(f"{arch}-*.pth")):
-            yield f"{arch}: no ImageNet weights in {WEIGHTS}; where to get them: lt doctor"
+        params = config.stage(Run.parse(run), stage).params
+        archs.add(None if getattr(params, "imported", None) else getattr(params, "pretrained", None))
+    for arch in sorted(archs - {None}):
+        if line := pretrained(arch).line:
+            yield line
+
+
+def pretrained(arch: str) -> Input:
+    """torchvision's ImageNet weights of a network; a file of another size or digest is named as wrong."""
+    from lt.models.importing import torchvision_problem, torchvision_source
+
+    file = WEIGHTS / torchvision_source(arch)["file"]
+    problem = torchvision_problem(file, arch)
+    return Input("weights", arch, None if problem else file, problem or "")
 
 
 def missing_for(config: Config, outputs: Iterable[str]) -> list[str]:

@@ -83,7 +83,8 @@ def _recipe() -> dict[str, Any]:
 
     inner = layer(SET_KEYS[1:6])
     sets = layer(SET_KEYS, archs=_map(inner))
-    return layer(RECIPE_KEYS, sets=_map(sets), runs=_map(inner))
+    names = {"type": "array", "items": TEXT}
+    return layer(RECIPE_KEYS, only=names, sets=_map(sets), runs=_map(inner))
 
 
 def _by_name(node: Any) -> Any:

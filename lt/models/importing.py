@@ -145,19 +145,25 @@ def torchvision_source(arch: str) -> dict[str, Any]:
     }
 
 
+def torchvision_problem(path: str | Path, arch: str) -> str | None:
+    """What keeps a file from being torchvision's V1 weights of `arch`, in one line: source, size and digest."""
+    known, path = torchvision_source(arch), Path(path)
+    meant = f"torchvision's {arch} weights (IMAGENET1K_V1, {known['mib']:.1f} MiB, sha256 {known['sha256']}...)"
+    get = f"get {known['source']} and put it in {path.parent}"
+    if not path.is_file():
+        others = sorted(path.parent.glob(f"{arch}-*.pth"))
+        there = f"; {others[0].name}, which is there, is another file: wrong weights" if others else ""
+        return f"{path}: {meant} are absent{there}; {get}"
+    if abs((mib := path.stat().st_size / 2**20) - known["mib"]) > 0.001:  # published to three digits
+        return f"{path}: wrong file of {mib:.1f} MiB, not {meant}; {get}"
+    if not (digest := file_digest(path)).startswith(known["sha256"]):
+        return f"{path}: wrong file of sha256 {digest[:8]}, not {meant}; {get}"
+    return None
+
+
 def load_torchvision(path: str | Path, arch: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """torchvision's V1 weights of `arch` from a file, checked against its published size and digest."""
-    known = torchvision_source(arch)
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: torchvision's {arch} weights (IMAGENET1K_V1, {known['mib']:.0f} MiB, "
-            f"sha256 {known['sha256']}...) are absent; get {known['source']} and put it there"
-        )
+    if problem := torchvision_problem(path, arch):
+        raise UserError(problem)
     state, digest = load_official(path)
-    if not digest.startswith(known["sha256"]):
-        raise UserError(
-            f"{path}: not torchvision's {known['file']}: sha256 {digest[:8]}, expected {known['sha256']}; "
-            f"{path.stat().st_size / 2**20:.1f} MiB, expected {known['mib']:.1f}"
-        )
-    return state, {**known, "sha256": digest}
+    return state, {**torchvision_source(arch), "sha256": digest}

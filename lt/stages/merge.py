@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lt import artefact, engine, metrics
@@ -13,7 +13,7 @@ from lt import merge as merging
 from lt.stages.batches import evaluation_loader
 from lt.stages.common import Recipe, open_split, set_threads
 from lt.stages.networks import network_of, save_weights
-from lt.stages.predict import part_of
+from lt.stages.predict import collect, part_of, seen_as
 
 
 def merge(
@@ -26,6 +26,8 @@ def merge(
 ) -> None:
     """Merge `count` branches of the folder `models`; `init` is the network that they all started from."""
     started, recipe = time.time(), Recipe.read(recipe)
+    if recipe.params.get("imported"):  # as in train
+        return importlib.import_module("lt.stages.importing").stand_in(recipe, split=split, out=out)
     branches = find_branches(models, recipe.params["count"])
     inputs = {f"branch{i}": b for i, b in enumerate(branches)} | {"split": artefact.read(split)}
     if init:
@@ -58,42 +60,47 @@ def find_branches(folder: str | Path, count: int) -> list[artefact.Artefact]:
 def describe(branch: artefact.Artefact, recipe: Recipe) -> dict:
     """The merged network is the branches' network: whoever builds it again reads that from here."""
     made = branch.manifest["recipe"]
-    network = {key: made["params"].get(key) for key in ("net", "options", "head")}
+    network = {key: made["params"].get(key) for key in ("net", "options", "head", "image")}
     return {**recipe.raw, "arch": made["arch"], "params": {**recipe.params, **network}}
+
+
+def looking(recipe: Recipe) -> Recipe:
+    """How a merge looks at images: as the predictions of its run do, whatever size and augmentation training has."""
+    return Recipe({**recipe.raw, "params": recipe.params["predict"]})
 
 
 class Score:
     """GM on the validation images, for the greedy soup."""
 
     def __init__(self, branch: artefact.Artefact, split: artefact.Artefact, recipe: Recipe) -> None:
-        self.device = torch.device("cpu")
-        self.network = network_of(branch, recipe, self.device)
-        source, indices, labels = part_of(split, recipe, "val")
-        self.loader = evaluation_loader(source, indices, labels, {"name": "none"}, recipe, 256, self.device)
+        self.network = network_of(branch, recipe, torch.device("cpu"))
+        self.stage, self.recipe = branch.manifest["recipe"]["params"], looking(recipe)
+        self.part = part_of(split, recipe, "val")
         self.counts = open_split(split.folder)[1].class_counts
 
     def __call__(self, state: dict[str, torch.Tensor]) -> float:
         self.network.load_state_dict(state)
         self.network.eval()
-        logits, target = [], []
-        with torch.inference_mode():
-            for batch in self.loader.epoch(0):
-                logits.append(self.network(batch["image"]).numpy())
-                target.append(batch["target"].numpy())
-        found = metrics.evaluate(np.concatenate(logits), np.concatenate(target), class_counts=self.counts)
-        return float(found["gm"])
+        given = {"recipe": self.recipe, "stage": self.stage, "device": torch.device("cpu")}
+        found, _ = collect(self.network, *self.part, **given)
+        return float(metrics.evaluate(found["logits"], found["labels"], class_counts=self.counts)["gm"])
 
 
 def reestimate(path: Path, branch: artefact.Artefact, split: artefact.Artefact, recipe: Recipe) -> None:
-    """Measure BN's running statistics anew on some batches of the training list, without augmentation."""
+    """Measure BN's running statistics anew on some images of the training list, seen as predictions see them.
+
+    Not as training saw them: what is measured is used on images of that size and zoom, and nothing is drawn.
+    """
     from safetensors.torch import load_file
 
-    network = network_of(branch, recipe, torch.device("cpu"))
+    device = torch.device("cpu")
+    network = network_of(branch, recipe, device)
     network.load_state_dict(load_file(path))
     source, indices, labels = part_of(split, recipe, "train")
     images = recipe.params["reestimate_bn"]
     chosen = indices[:: max(len(indices) // images, 1)][:images]
-    loader = evaluation_loader(source, chosen, labels, {"name": "none"}, recipe, 128, torch.device("cpu"))
-    with engine.autocast(torch.device("cpu"), "fp32"):
+    sees, stage = looking(recipe), branch.manifest["recipe"]["params"]
+    loader = evaluation_loader(source, chosen, labels, sees.params["augment"], sees, 128, device, seen_as(sees, stage))
+    with engine.autocast(device, "fp32"):
         merging.reestimate_bn(network, (b["image"] for b in loader.epoch(0)))
     save_weights(network.state_dict(), path)

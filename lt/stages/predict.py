@@ -50,6 +50,12 @@ def part_of(split: artefact.Artefact, recipe: Recipe, wanted: str) -> tuple[Any,
     return source, np.arange(len(source)) if chosen is None else chosen, lists.relabel(source.labels)
 
 
+def seen_as(recipe: Recipe, stage: dict[str, Any]) -> dict[str, Any]:
+    """The training stage's parameters, with what the prediction says of its images on top."""
+    own = {k: v for k, v in (recipe.params.get("image") or {}).items() if v is not None}
+    return {**stage, "image": {**(stage.get("image") or {}), **own}}
+
+
 def collect(
     network: torch.nn.Module,
     source: Any,
@@ -62,9 +68,8 @@ def collect(
 ) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
     """Logits in float32, and the size of an image as the network gets it."""
     p = recipe.params
-    own = {k: v for k, v in (p.get("image") or {}).items() if v is not None}
-    stage = {**stage, "image": {**(stage.get("image") or {}), **own}}
-    loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device, stage)
+    seen = seen_as(recipe, stage)
+    loader = evaluation_loader(source, indices, labels, p["augment"], recipe, p["batch"], device, seen)
     precision = engine.supported(p["precision"], device)
     size: tuple[int, ...] = ()
 

@@ -78,13 +78,37 @@ def list_digests(config: Config, dataset: str, *parts: str) -> dict[str, str]:
 @functools.lru_cache(maxsize=65536)
 def _params(config: Config, run: Run, stage: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
     resolved = config.stage(run, stage)
-    params = resolved.params.model_dump()
-    return resolved.verb, params, members(params, run.arch)
+    verb, params = resolved.verb, resolved.params.model_dump()
+    if verb == "merge":
+        verb, params = _merged(config, run, params)
+    return verb, params, members(params, run.arch)
+
+
+def _merged(config: Config, run: Run, params: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A merge from a file is a network as its branches are; one that looks at images sees them as predictions do."""
+    if params["imported"]:
+        branch = config.stage(*config.home(run, "branch")).params.model_dump()
+        return "train", {**branch, "imported": params["imported"]}
+    greedy = params["rule"]["name"] == "greedy_soup"
+    if greedy and not _has_validation(config, run.dataset):
+        raise UserError(f"{run}: greedy_soup scores on validation images; {run.dataset} has none: take another rule")
+    if greedy or params["reestimate_bn"]:
+        params["predict"] = {**config.stage(run, "predict").params.model_dump(), "outputs": []}
+    return "merge", params
+
+
+def _has_validation(config: Config, dataset: str) -> bool:
+    """Images set out of the training list, or a list of their own."""
+    from lt.data.lists import OFFICIAL
+
+    data = config.dataset(dataset)
+    official = OFFICIAL.get(data.family, {}) if data.source == "list" else {}
+    return bool(data.holdout.val) or "val" in {**official, **data.lists}
 
 
 def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
     """The modules of `lt` that these parameters reach through registries."""
-    found = set(registry.modules(params))
+    found = {*registry.modules(params), *registry.modules(params.get("predict") or {})}
     if params["verb"] in ("train", "predict", "subset", "merge", "choose"):
         found.add(registry.arch_module(params.get("net") or arch))
     if params.get("batchformer") is not None:
@@ -234,5 +258,8 @@ def recipe(
     if "/" not in run:
         return write(f"results/{run}/recipe/split{split}.json", of_split(config, run, split))
     parsed = Run.parse(run)
+    files = [f"{r}/{name}" for r, name, _ in config.imports() if r == parsed and config.stem(name) != name]
+    if files and not stage:
+        raise UserError(f"{files[0]}: under dvc all branches have one recipe; import the merge, or take snakemake")
     for name in [stage] if stage else config.own_stages(parsed):
         write(f"results/{parsed}/recipe/{name}.json", of_stage(config, parsed, name))

@@ -38,8 +38,10 @@ def made_by(recipe: Path) -> list[Path]:
         folders = list(home.glob("predictions/*/*"))
     elif stage == "evaluate":
         folders = list(Path("results/metrics", *home.parts[1:]).glob("*"))
+    elif stage in NUMBERED:  # one that comes from a file has a recipe of its own
+        folders = [f for f in home.glob(NUMBERED[stage]) if not (recipe.parent / f"{f.name}.json").exists()]
     else:
-        folders = [home / stage, *(home.glob(NUMBERED[stage]) if stage in NUMBERED else ())]
+        folders = [home / stage, home / "branches" / stage]
     return [folder / artefact.MANIFEST for folder in folders]
 
 

@@ -70,7 +70,7 @@ def train(
             for line in device_lines(job):
                 progress.line(line)
             if job.loaded and not saved:
-                progress.line(f"{init}: {job.loaded}")
+                progress.line(f"{init}: {job.loaded}" if job.params["load"] == "mgp" else job.loaded)
             if saved:
                 job.state.load_state_dict(saved["state"])
                 progress.line(f"resumed in epoch {job.state.epoch + 1}, step {job.state.step}")
@@ -114,6 +114,8 @@ class Job:
         arch = p["net"] or self.recipe.raw["arch"]
         options = network_options(arch, self.recipe.data, p)
         model = models.build(arch, self.recipe.num_classes, seed=rng.torch_seed(self.seed, "init"), **options)
+        if p["load"] == "none":
+            init = None  # from scratch, whatever the graph offers
         if p["pretrained"] and init is None:
             self.loaded = load_pretrained(model, p["pretrained"])
         if p["batchformer"] is not None:
@@ -122,8 +124,6 @@ class Job:
             models.group_norms(model, p["bn_group"])
         if p["sync_bn"] and distributed.world() > 1:
             models.sync_norms(model)
-        if p["load"] == "none":
-            init = None  # from scratch, whatever the graph offers
         if init is not None and p["load"] == "mgp":
             self.loaded = load_encoder(model, init, seed=self.seed)
         elif init is not None:

@@ -253,15 +253,18 @@ def test_torchvision_weights(tmp_path, monkeypatch):
     known = importing.torchvision_source("resnet152")
     assert known["file"] == "resnet152-394f9c45.pth" and known["sha256"] == "394f9c45"
     model = models.build("resnet152_places", 4, layers=(1, 1, 1, 2), seed=1)
-    with pytest.raises(UserError, match=r"IMAGENET1K_V1, 230 MiB, sha256 394f9c45.* are absent; get http"):
+    with pytest.raises(UserError, match=r"IMAGENET1K_V1, 230\.4 MiB, sha256 394f9c45.* are absent; get http"):
         convert.import_torchvision(tmp_path / "absent.pth", model)
     pretrained = models.build("resnet152_places", 1000, layers=(1, 1, 1, 2), seed=2)
     path = tmp_path / "weights.pth"
     torch.save(pretrained.state_dict(), path)
-    with pytest.raises(UserError, match=r"not torchvision's resnet152-394f9c45\.pth: sha256 "):
+    with pytest.raises(UserError, match=r"wrong file of [\d.]+ MiB, not torchvision.s resnet152 .*230\.4 MiB, sha"):
         convert.import_torchvision(path, model)
-    digest = importing.file_digest(path)
-    monkeypatch.setattr(importing, "torchvision_source", lambda arch: {**known, "sha256": digest[:8]})
+    digest, mib = importing.file_digest(path), path.stat().st_size / 2**20
+    monkeypatch.setattr(importing, "torchvision_source", lambda arch: {**known, "mib": mib})
+    with pytest.raises(UserError, match=rf"wrong file of sha256 {digest[:8]}, not torchvision's resnet152"):
+        convert.import_torchvision(path, model)
+    monkeypatch.setattr(importing, "torchvision_source", lambda arch: {**known, "mib": mib, "sha256": digest[:8]})
     block = model.block.conv1.weight.clone()
     report = convert.import_torchvision(path, model)
     assert torch.equal(model.layer4[0].conv1.weight, pretrained.layer4[0].conv1.weight)

@@ -3,7 +3,7 @@
 
 
 def imported(run, name):
-    home = f"{run}/{name}"
+    home = LT.folder(run, name)
     return {
         "recipe": f"results/{run}/recipe/{name}.json",
         "split": f"results/{run.dataset}/split0/manifest.json",
