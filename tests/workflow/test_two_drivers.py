@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,14 @@ def test_the_grids_have_every_stage() -> None:
     default = yaml.safe_load((ROOT / "params.yaml").read_text())["grid"]
     used = {key for grid in (default, DIGITS, LARGE, CIFAR) for key, value in grid.items() if value}
     assert used >= set(default)
+
+
+def test_every_verb_is_in_both() -> None:
+    def scripts(text: str) -> set[str]:
+        return set(re.findall(r"scripts/\w+\.py", text))
+
+    rules = scripts("".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")))
+    assert len(rules) > 10 and scripts((ROOT / "dvc.yaml").read_text()) == rules | {"scripts/params.py"}
 
 
 @pytest.fixture(scope="module")
