@@ -1,4 +1,4 @@
-"""Training steps: P3, P4, P5, P14, P15, the cost of losses and of experts."""
+"""Training steps: P3, P4, P5, P14, P15, the cost of losses, of experts and of hidden patches."""
 
 import subprocess
 import sys
@@ -90,6 +90,32 @@ def test_experts_share_a_trunk(gate):
         return step_seconds(three, images, target, rounds=2) / step_seconds(one, images, target, rounds=2)
 
     gate(lambda: at_most("T(3)/T(1)", "RIDE: three experts over one, ResNet-32", ratio, 2.1, kind="exponent"))
+
+
+def test_an_encoder_computes_visible_patches_only(gate):
+    """MAE's encoder with 75 % hidden over the same one that sees the whole image: 50 of 197 tokens."""
+    one_thread()
+    network, images = models.build("mae_tiny", 1, seed=0), torch.rand(4, 3, 224, 224)
+    noise = torch.rand(4, network.num_patches)
+
+    def seconds(patches):
+        network.num_visible = patches
+
+        def step():
+            network.zero_grad(set_to_none=True)
+            latent = network.encode(images, noise)[0]
+            assert latent.shape[1] == 1 + patches
+            latent.sum().backward()
+
+        step()
+        return min(cpu_seconds(step) for _ in range(3))
+
+    def ratio():
+        return seconds(49) / seconds(196)
+
+    gate(
+        lambda: at_most("MAE", "MAE's encoder with 75 % hidden over none, ViT-Ti/16, 224", ratio, 0.35, kind="exponent")
+    )
 
 
 JOB = textwrap.dedent("""
