@@ -39,12 +39,20 @@ def listing(config: Config) -> Iterator[str]:
 
 
 def _sets(config: Config, method: str) -> dict[str, dict[str, Any]]:
-    """The data sets and families that a recipe names, its parents' included."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in config.ancestry(method):
-        for key, entry in (config.recipe(name).get("sets") or {}).items():
-            own = {k: v for k, v in (entry or {}).items() if k in ("arch", "source", "verified")}
-            found[key] = {**found.get(key, {}), **own}
+    """The data sets and families that a recipe names, its parents' included, with what holds for each."""
+    chain, only = config.ancestry(method), config.meta(method, "only")
+    keys = dict.fromkeys(key for name in chain for key in config.recipe(name).get("sets") or {})
+    families = {key: config.dataset(key).family if config.has_dataset(key) else key for key in keys}
+    return {k: _said(config, chain, k, f) for k, f in families.items() if only is None or {k, f} & {*only}}
+
+
+def _said(config: Config, chain: list[str], key: str, family: str) -> dict[str, Any]:
+    """Networks and source of a data set or family, layer over layer as `Config.stage` resolves them."""
+    found: dict[str, Any] = {}
+    for body in map(config.recipe, chain):
+        sets = body.get("sets") or {}
+        for layer in (body, sets.get(family) or {}, sets.get(key) or {}):
+            found |= {k: layer[k] for k in ("arch", "source", "verified") if k in layer}
     return found
 
 
@@ -71,8 +79,25 @@ def shown(config: Config, run: Run, only: str | None = None) -> Iterator[str]:
     """Every stage with every number that is set, its origin, and the source that the recipe states."""
     arch_module(run.arch)
     yield f"run {run}   paper {config.meta(run.method, 'paper')}   reports {config.final_stage(run.method)}"
+    yield from _data(config, run.dataset)
     for name in [only] if only else config.stages_of(run):
         yield from _stage(config, run, name)
+
+
+def _data(config: Config, name: str) -> Iterator[str]:
+    """The data set's numbers; `extends` takes over whole entries."""
+    base, _ = config.split_overlay(name)
+    own = config.params.datasets[base]
+    source = own.get("source_of_numbers")
+    yield f"\ndata   ({base})" + (f"   source: {source}" if source else "")
+    for key, value in config.dataset(name).model_dump(exclude_none=True).items():
+        if value == "":
+            continue
+        place = next((at for at in (base, own.get("extends")) if at and key in config.params.datasets[at]), None)
+        leaves = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        for leaf, inner in leaves.items():
+            said = place and (leaf == key or leaf.split(".")[1] in config.params.datasets[place][key])
+            yield f"  {leaf:20} {_text(inner):40} {f'{config.file}: datasets.{place}.{leaf}' if said else 'default'}"
 
 
 def _stage(config: Config, run: Run, name: str) -> Iterator[str]:

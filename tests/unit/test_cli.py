@@ -70,6 +70,23 @@ def test_recipes_list_names_all(capsys: pytest.CaptureFixture) -> None:
     text = said(capsys, "recipes", "list")
     assert all(f"\n{name} " in f"\n{text}" for name in load().params.recipes)
     assert "unverified" in text and "[baselines]" in text
+    assert "no source" not in text
+
+
+def test_recipes_list_shows_the_source_that_a_stage_resolves_to() -> None:
+    from lt.commands.recipes import listing
+    from lt.config import load
+
+    config, method, compared = load(), "", 0
+    for line in listing(config):
+        words = line.split()
+        if not line.startswith(" "):
+            method = words[0]
+        elif config.has_dataset(words[0]) and (archs := config.archs(method, words[0])):
+            stage = config.stage(Run(words[0], method, archs[0], 0), "evaluate")
+            assert line.endswith(stage.source) and (" verified " in line) == stage.verified, (method, line)
+            compared += 1
+    assert compared > 100
 
 
 def test_show_gives_every_number_its_origin(capsys: pytest.CaptureFixture) -> None:
@@ -83,6 +100,16 @@ def test_show_gives_every_number_its_origin(capsys: pytest.CaptureFixture) -> No
     ]
     assert rows["epochs"].endswith("recipes.ce.sets.digits.stages.train.epochs")
     assert rows["accumulate"].endswith("default")
+    for key, value in (("imbalance.n_max", "100"), ("imbalance.imb_factor", "20"), ("holdout.test", "60")):
+        assert rows[key].split()[1:] == [value, "params.yaml:", f"datasets.digits.{key}"]
+
+
+def test_show_names_the_data_set_that_a_number_is_taken_over_from(capsys: pytest.CaptureFixture) -> None:
+    text = said(capsys, "recipes", "show", "cifar10_lt_if10_holdout/ce")
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("  ")}
+    assert rows["num_classes"] == ["10", "params.yaml:", "datasets.cifar10_lt_if100.num_classes"]
+    assert rows["holdout.val"][-1] == "datasets.cifar10_lt_if10_holdout.holdout.val"
+    assert rows["holdout.test"] == ["0", "default"]
 
 
 def test_show_says_where_a_shared_stage_lives(capsys: pytest.CaptureFixture) -> None:

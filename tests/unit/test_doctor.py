@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -118,3 +120,11 @@ def test_a_bad_paths_file_is_a_line_not_a_traceback(config: Config) -> None:
     Path("paths.local.yaml").write_text("imagenet_lt: [1]\n")
     assert verdicts("imagenet_lt", config)[0][0] in ("wrong", "missing")
     assert any("paths.local.yaml" in line for line in missing_inputs(config, ["imagenet_lt"]))
+
+
+def test_another_python_is_told_what_really_sets_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=(3, 12, 1)))
+    (line,) = (text for kind, text in doctor.project(config) if kind == "wrong")
+    command = re.search("`make (.+?)`", line)[1]
+    rules = re.findall(rf"^{command}: (.*?)\s*##", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert line.startswith("python 3.12.1; ") and rules == ["$(STAMP)"]
