@@ -68,7 +68,8 @@ def project(config: Config) -> Iterator[Line]:
     yield "ok", f"{config.file}: {recipes} recipes, {sets} data sets, {len(config.params.tables)} tables"
     version = ".".join(map(str, sys.version_info[:3]))
     kind = "ok" if sys.version_info[:2] == (3, 11) else "wrong"
-    yield kind, f"python {version}" + ("" if kind == "ok" else "; the pins are for 3.11, `make test` sets up .venv with it")
+    hint = "" if kind == "ok" else "; the pins are for 3.11, `make test` sets up .venv with it"
+    yield kind, f"python {version}{hint}"
     yield from _pins()
     git = artefact.git_revision()
     yield ("ok", f"git {git[:12]}") if git else ("note", "no git repository: everything works but `dvc exp`")
