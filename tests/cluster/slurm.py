@@ -84,6 +84,11 @@ class Slurm:
     env: dict[str, str]
     daemons: dict[str, subprocess.Popen]
 
+    @property
+    def gpus(self) -> int:
+        """Of each node."""
+        return len(list((self.root / "dev").iterdir())) or 1
+
     def run(self, *command: str) -> str:
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout + done.stderr

@@ -8,152 +8,52 @@ meets its time limit, and the node of the others is cut off.
 from __future__ import annotations
 
 import collections
-import contextlib
 import csv
 import json
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 from cluster import slurm
-from small_project import METHODS, Project, environment, make
+from cluster.story import EPOCHS, SEEDS, STEPS, Story, project_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SEEDS = range(5)
-OPTIONS = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]
-OPTIONS += ["--slurm-no-account", "--latency-wait", "10"]
 TABLE = "results/tables/digits.csv"
-STAND, EPOCHS, STEPS = 5, 2, 7
-HOOKS = Path(__file__).with_name("hooks")
-HELD = re.compile(r"process (\d+) on \S+ \(SLURM job (\d+)\)")
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Slurm]:
-    if lacking := slurm.missing():
-        pytest.skip(f"no SLURM here and none could be installed: {', '.join(lacking)} (slurm-wlm, munge)")
-    root = tmp_path_factory.mktemp("slurm")
-    with slurm.slurm(root) as running:
-        yield running
-    assert not left_of(root), "the bench left processes behind"
-
-
-def left_of(root: Path) -> list[str]:
-    """Processes that know this bench's slurm.conf."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("SLURM_CONF") == f"{root}/slurm.conf":
-                found.append(" ".join(process.cmdline()))
-    return found
-
-
-def project_of(folder: Path) -> Project:
-    """One method, five seeds, fourteen updates each."""
-    project = make(folder, METHODS, git=False)
-    path = project.root / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    params["seeds"] = list(SEEDS)
-    params["tables"]["digits"]["methods"] = ["ce"]
-    own = params["recipes"]["ce"]["sets"]["digits"]["stages"]["train"]
-    own |= {"epochs": EPOCHS, "steps": STEPS, "batch": 8, "schedule": "constant"}
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
-    return project
-
-
-def within(seconds: float, what: str, found: Callable[[], object], alive: Callable[[], bool]) -> object:
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert alive(), f"{what}: a daemon or the driver ended"
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.3)
-    return value
-
-
-class Story:
-    """One run of the table on the bench, told by its driver's logs, its trainings' logs and SLURM."""
-
-    def __init__(self, bench: slurm.Slurm, project: Project) -> None:
-        self.bench, self.project, self.root = bench, project, project.root
-        self.env = environment(project.base) | bench.env
-        self.env["PATH"] = f"{bench.env['PATH'].split(':')[0]}:{environment(project.base)['PATH']}:/usr/sbin:/sbin"
-        self.fates: dict[int, str] = {}
-        self.seconds: dict[str, float] = {}
-        self.drivers: list[subprocess.Popen] = []
-
-    def command(self, *more: str) -> list[str]:
-        return ["snakemake", "--profile", "profiles/slurm", TABLE, *OPTIONS, *more]
-
-    def hooked(self, stand: int) -> dict[str, str]:
-        """Trainings that stand in that update, save after every one, and note them all."""
-        env = {"PYTHONPATH": str(HOOKS), "LT_TEST_STAND": str(stand), "LT_SAVE_EVERY_S": "0"}
-        return self.env | env | {"LT_TEST_UPDATES": str(self.root / "updates.txt")}
-
-    def start(self, log: str) -> subprocess.Popen:
-        env = self.hooked(STAND)
-        with open(self.root / log, "w") as file:
-            driver = subprocess.Popen(self.command(), cwd=self.root, env=env, stdout=file, stderr=file)
-        self.drivers.append(driver)
-        return driver
-
-    def said(self, log: str) -> str:
-        return (self.root / log).read_text()
-
-    def home(self, seed: int) -> str:
-        return f"digits/ce/resnet8/seed{seed}/train"
-
-    def standing(self) -> dict[int, tuple[int, str]]:
-        """Seed -> (process, SLURM job) of each training that stands."""
-        found = {}
-        for seed in SEEDS:
-            with contextlib.suppress(OSError, psutil.Error):
-                match = HELD.match((self.root / "scratch" / self.home(seed) / "lock").read_text())
-                if match and psutil.Process(int(match[1])).status() == psutil.STATUS_STOPPED:
-                    found[seed] = (int(match[1]), match[2])
-        return found
-
-    def wait(self, seconds: float, what: str, found: Callable[[], object], *, driver: bool = True) -> object:
-        daemons = list(self.bench.daemons.values())
-        alive = [*daemons, self.drivers[-1]] if driver else daemons
-        return within(seconds, what, found, lambda: all(each.poll() is None for each in alive))
-
-    def all_stand(self) -> dict[int, tuple[int, str]] | None:
-        found = self.standing()
-        return found if len(found) == len(SEEDS) else None
+STAND = 5
 
 
 @pytest.fixture(scope="module")
 def story(bench: slurm.Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     base = tmp_path_factory.mktemp("story")
-    story = Story(bench, project_of(base / "project"))
+    story = Story(bench, project_of(base / "project"), TABLE)
     try:
         tell(story, base)
         print("\n" + "\n".join(f"{seconds:6.1f} s {what}" for what, seconds in story.seconds.items()))
         yield story
     finally:
-        for driver in story.drivers:
-            driver.kill()
-            driver.wait()
+        story.end()
 
 
 def tell(story: Story, base: Path) -> None:
     began = time.monotonic()
-    driver = story.start("first.log")
-    story.first = story.wait(240, "five trainings stand", story.all_stand)
-    story.twice = subprocess.run(story.command(), cwd=story.root, env=story.env, capture_output=True, text=True)
+    driver = story.start("first.log", STAND)
+    story.first = story.wait(240, "five trainings stand", lambda: all_stand(story))
+    story.seconds["until all five stand"] = time.monotonic() - began
+    story.twice = story.run()
     story.status = story.project.run("python", "-m", "lt.cli", "status", "digits")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
+    process = psutil.Process(story.first[0][0])
+    story.outlived = subprocess.run(process.cmdline(), cwd=story.root, env=story.env, capture_output=True, text=True)
     story.seconds["until the driver is killed"] = time.monotonic() - began
 
-    driver = story.start("second.log")
+    driver = story.start("second.log", STAND)
     story.second = story.wait(300, "five trainings stand again", lambda: again(story))
     story.seconds["until all stand again"] = time.monotonic() - began
     strike(story)
@@ -163,8 +63,13 @@ def tell(story: Story, base: Path) -> None:
     story.seconds["until the table is there"] = time.monotonic() - began
 
 
+def all_stand(story: Story) -> dict[int, tuple[int, str]] | None:
+    found = story.standing()
+    return found if len(found) == len(SEEDS) else None
+
+
 def again(story: Story) -> dict[int, tuple[int, str]] | None:
-    found = story.all_stand()
+    found = all_stand(story)
     return found if found and not set(found.values()) & set(story.first.values()) else None
 
 
@@ -220,14 +125,6 @@ def unbroken(folder: Path) -> dict[int, str]:
     return {seed: (project.root / target).read_text() for seed, target in zip(SEEDS, targets, strict=True)}
 
 
-def training_log(story: Story, seed: int) -> str:
-    return (story.root / "logs" / f"{story.home(seed)}.log").read_text()
-
-
-def run_json(story: Story, seed: int) -> dict:
-    return json.loads((story.root / "results" / story.home(seed) / "run.json").read_text())
-
-
 def test_the_table_is_whole(story: Story) -> None:
     with open(story.root / TABLE) as file:
         rows = list(csv.DictReader(file))
@@ -256,12 +153,8 @@ def test_the_profile_says_what_a_job_gets(story: Story) -> None:
 
 def test_short_steps_share_a_job(story: Story) -> None:
     for seed in SEEDS:
-        base = story.root / "results"
-        made = [
-            base / f"digits/ce/resnet8/seed{seed}/predictions/test/train/run.json",
-            base / f"metrics/digits/ce/resnet8/seed{seed}/train/run.json",
-        ]
-        assert len({json.loads(path.read_text())["slurm"]["SLURM_JOB_ID"] for path in made}) == 1
+        made = [f"digits/ce/resnet8/seed{seed}/predictions/test/train", f"metrics/digits/ce/resnet8/seed{seed}/train"]
+        assert len({story.job(artefact) for artefact in made}) == 1
 
 
 def test_a_second_driver_is_refused(story: Story) -> None:
@@ -272,6 +165,13 @@ def test_status_names_the_running_jobs(story: Story) -> None:
     for seed, (_, job) in story.first.items():
         line = next(line for line in story.status.splitlines() if f"seed{seed}/" in line)
         assert line.startswith("running") and f"(SLURM job {job})" in line
+
+
+def test_what_outlived_its_driver_is_not_made_twice(story: Story) -> None:
+    process, job = story.first[0]
+    said = story.outlived.stderr
+    assert story.outlived.returncode == 2 and f"already being made by process {process} on " in said
+    assert f"(SLURM job {job}); end that job first" in said
 
 
 def test_a_killed_driver_is_put_right_by_the_same_command(story: Story) -> None:
@@ -311,17 +211,16 @@ def test_the_message_says_which_job_why_and_where_its_log_is(story: Story, fate:
     said = story.said("second.log")
     assert f"SLURM-job '{job}' failed, SLURM status is: '{state}'" in said
     assert f"logs/{story.home(seed)}.log" in said
-    assert run_json(story, seed)["slurm"]["SLURM_JOB_ID"] != job
+    assert story.job(story.home(seed)) != job
     assert "stopped by SIGTERM in epoch 2, step 5; state saved" in said
-    assert "resumed in epoch 2, step 5" in training_log(story, seed)
+    assert "resumed in epoch 2, step 5" in story.training_log(seed)
 
 
 @pytest.mark.parametrize("fate", ["preempted", "node cut off"])
 def test_slurm_itself_starts_the_job_again(story: Story, fate: str) -> None:
     for seed, job in fate_of(story, fate):
-        facts = run_json(story, seed)["slurm"]
-        assert facts["SLURM_JOB_ID"] == job and int(story.bench.jobs()[job]["Restarts"]) == 1
-        assert f"resumed in epoch 2, step {3 if fate == 'node cut off' else 5}" in training_log(story, seed)
+        assert story.job(story.home(seed)) == job and int(story.bench.jobs()[job]["Restarts"]) == 1
+        assert f"resumed in epoch 2, step {3 if fate == 'node cut off' else 5}" in story.training_log(seed)
 
 
 def test_nothing_is_left_to_do_and_the_report_is_made(story: Story) -> None:
@@ -331,24 +230,3 @@ def test_nothing_is_left_to_do_and_the_report_is_made(story: Story) -> None:
     assert "Nothing to be done" in (done := run("-n")).stdout + done.stderr
     assert run("--report", "report.html").returncode == 0
     assert "digits" in (story.root / "report.html").read_text()
-
-
-def test_two_nodes_train_one_network(bench: slurm.Slurm, tmp_path: Path) -> None:
-    """torchrun on two nodes, a rank for the GPU of each: one training of as many updates as ever."""
-    story = Story(bench, project_of(tmp_path / "project"))
-    target = f"results/{story.home(0)}/manifest.json"
-    wide = [f"baseline_train:{r}" for r in ("nodes=2", "mpi=srun", "tasks=2", "gpu=0", "cpus_per_task=2")]
-    wide += ["baseline_train:launch=profiles/slurm/torchrun", "baseline_train:mem_mb=8000"]
-    wide += ["baseline_train:slurm_extra='--gpus-per-node=1'"]
-    env = story.hooked(1000)
-    done = subprocess.run(
-        ["snakemake", "--profile", "profiles/slurm", target, *OPTIONS, "--set-resources", *wide],
-        cwd=story.root, env=env, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    job = bench.jobs()[run_json(story, 0)["slurm"]["SLURM_JOB_ID"]]
-    assert job["NodeList"] == "n[1-2]"
-    history = (story.root / "results" / story.home(0) / "history.csv").read_text().splitlines()
-    made = collections.Counter(story.said("updates.txt").splitlines())
-    assert len(history) == 1 + EPOCHS and len(made) == EPOCHS * STEPS
-    assert set(made.values()) == {2}  # each update by both ranks
