@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import yaml
 from small_project import Project, make
 from trees import seed_rows, small_tree
 
+from lt.data.splits import Split
+
 SETS = {
     "imagenet_lt": "resnet10",
+    "imagenet_bal": "resnet10",
     "inat18": "resnet50",
     "places_lt": "resnet152_places",
     "cifar10_lt_if100": "resnet32",
@@ -65,3 +69,7 @@ def test_a_row_by_each_driver(dataset: str, tmp_path: Path, monkeypatch: pytest.
     assert made(first, dataset) == made(second, dataset)
     for driver, project in (("snakemake", first), ("dvc", second)):
         assert "up to date" in project.run("python", "scripts/adopt.py", driver, "mine_smoke")
+    if dataset == "imagenet_bal":
+        split = Split.read(first.root / "results/imagenet_bal_smoke/split0")
+        assert split.class_counts.tolist() == [160] * 1000  # of 161 names
+        shutil.rmtree(data)

@@ -15,7 +15,7 @@ import yaml
 from warm import python_for
 
 from lt.data.lists import OFFICIAL
-from lt.data.rehearse import default_counts, images_for_list, rehearse
+from lt.data.rehearse import default_counts, images_for_list, listed, rehearse, write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("lt", "scripts", "workflow", "profiles", "Snakefile", "params.yaml", "environment.yml")
@@ -70,6 +70,9 @@ def small_tree(family: str, root: Path, *, per_class: int = 1, size: int = 24) -
     if family.startswith("cifar"):
         rehearse(family, root / family.removesuffix("_lt"), test_per_class=1)
         return
+    if family == "imagenet_bal":
+        many_names(root / family, int(default_counts(family)[0]) + 1, size=size)
+        return
     counts = np.minimum(default_counts(family), per_class)
     counts[0] += 1
     rehearse(family, root / family, counts=counts, test_per_class=1, pixels="none")
@@ -95,6 +98,20 @@ def golden_failures(tree: Path, *tests: str) -> set[str]:
     done = subprocess.run([sys.executable, "-m", "pytest", *given], cwd=tree, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return set(re.findall(r"^FAILED tests/golden/(\S+)", done.stdout, flags=re.M))
+
+
+def many_names(root: Path, names: int, *, size: int) -> None:
+    """ImageNet's training folders, each picture under that many names; test images are those of the first classes."""
+    rehearse("imagenet_bal", root, counts=[1] * 1000, test_per_class=1, pixels="none")
+    file = root / OFFICIAL["imagenet_lt"]["test"]
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:TEST_IMAGES]))
+    images_for_list(root, file, size=size)
+    paths, labels = listed("imagenet_bal", "train", [1] * 1000)
+    write_images(root, paths, labels, pixels="images", size=size)
+    for path in paths:
+        image = root / path
+        for number in range(1, names):
+            os.link(image, image.with_name(f"{image.stem.split('_')[0]}_{number}{image.suffix}"))
 
 
 def adding(tree: Path, **sections: dict) -> None:
