@@ -199,23 +199,26 @@ def import_file(tree: Path, file: Path, stage: str, *more: str) -> subprocess.Co
 
 @pytest.mark.slow
 def test_official_files_stand_in_for_training(tmp_path: Path) -> None:
-    tree, run = checkout(tmp_path / "tree"), "digits_smoke/ipdpp/resnet8/seed0"
-    state = official(tmp_path / "finetune.pth", "lin.")
-    done = import_file(tree, tmp_path / "finetune.pth", f"results/{run}/finetune")
-    assert done.returncode == 0, done.stderr
-    target = f"results/metrics/{run}/finetune/manifest.json"
-    done = snakemake(tree, "--cores", "1", target)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert not re.search("ipdpp_(pretrain|finetune)", done.stdout + done.stderr)
-    assert json.loads((tree / target).with_name("metrics.json").read_text())["metrics"]["top1"] >= 0
-    weights = load_file(tree / f"results/{run}/finetune/model.safetensors")
-    assert all(torch.equal(weights[k], v) for k, v in state.items())
-
+    """The released fine-tuning and probe files are evaluated as they are, the pre-training file saves its stage."""
+    tree, home = checkout(tmp_path / "tree"), "digits_smoke/bns_lp/resnet8/seed0"
+    state = official(tmp_path / "classifier.pth", "lin.")  # both kinds hold an encoder and `lin`
     official(tmp_path / "pretrain.pth", "projector.", hidden=128, width=32)
-    home = "results/digits_smoke/bns_lp/resnet8/seed0"
-    wrong = import_file(tree, tmp_path / "pretrain.pth", f"{home}/probe")
+    wrong = import_file(tree, tmp_path / "pretrain.pth", f"results/{home}/probe")
     assert wrong.returncode == 2 and "fc.0.weight" in wrong.stderr
-    assert import_file(tree, tmp_path / "pretrain.pth", f"{home}/pretrain").returncode == 0
+    stages = [f"{home}/probe", "digits_smoke/ipdpp/resnet8/seed0/finetune"]
+    for stage in stages:
+        done = import_file(tree, tmp_path / "classifier.pth", f"results/{stage}", "--plan")
+        assert done.returncode == 0, done.stderr
+    targets = [f"results/metrics/{stage}/manifest.json" for stage in stages]
+    done = snakemake(tree, "--cores", "1", *targets)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert not re.search("ipdpp_(pretrain|probe|finetune)", done.stdout + done.stderr)
+    for stage, target in zip(stages, targets, strict=True):
+        assert json.loads((tree / target).with_name("metrics.json").read_text())["metrics"]["top1"] >= 0
+        weights = load_file(tree / f"results/{stage}/model.safetensors")
+        assert all(torch.equal(weights[k], v) for k, v in state.items()), stage
+
+    assert import_file(tree, tmp_path / "pretrain.pth", f"results/{home}/pretrain").returncode == 0
     plan = snakemake(tree, "-n", "results/digits_smoke/ipdpp_paper/resnet8/seed0/finetune/manifest.json")
     assert plan.returncode == 0 and "ipdpp_finetune" in plan.stdout + plan.stderr
     assert "ipdpp_pretrain" not in plan.stdout + plan.stderr
