@@ -1,11 +1,14 @@
 """What goes wrong around a training: damaged states, full disks, second processes, hostile files, signals."""
 
 import contextlib
+import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -231,6 +234,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(path):
     kept = torch.load(runs.states(path)[0], weights_only=True)["state"]["model"]
     weights = {k: v for k, v in kept.items() if "running" not in k and "num" not in k}
     assert all(torch.equal(captured["state"]["model"][k], v) for k, v in weights.items())
+
+
+def test_replay_shows_the_same_loss_again(path):
+    """A rate far too high makes weights that no forward pass survives; nothing is broken by hand."""
+    runs.write(path, lr=1e25)
+    done = runs.train(path)
+    assert done.returncode == 76
+    told = re.search(r"the loss is (\S+) in (epoch \d+, step \d+); .* lt replay (\S+)$", done.stderr.strip())
+    loss, step, capture = told.groups()
+    assert not math.isfinite(float(loss))
+    again = subprocess.run(
+        [sys.executable, "-m", "lt.cli", "replay", capture],
+        cwd=path, env=runs.environment() | {"PYTHONPATH": str(runs.ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    lines = again.stdout.splitlines()
+    assert lines[0] == "digits/ce/resnet8/seed0/train" and lines[1].startswith(f"{step}, lr 1e+25")
+    assert f"loss {loss}" in lines
+    assert lines[2].startswith("batch: finite") and "forward: first not finite: " in again.stdout
+    assert lines[-1].startswith("gradient: ") and not lines[-1].startswith("gradient: 0 ")
 
 
 @pytest.mark.slow
