@@ -114,7 +114,11 @@ def _recipes(config: Config) -> Iterator[str]:
 def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
     names = config.dataset_names()
     stages = config.stage_names(method)
-    for key in body.get("only") or ():
+    only = body.get("only") or []
+    if not isinstance(only, list):
+        yield f"{config.place(method)}.only: expected a list of data sets and families, found {only!r}"
+        return
+    for key in only:
         if key not in names:
             yield f"{config.place(method)}.only: {key}: no such data set or family{nearest(key, names)}"
     for key, entry in (body.get("sets") or {}).items():

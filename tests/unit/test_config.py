@@ -76,6 +76,8 @@ MISTAKES = {
     "recipes.ce.sets.toyy": ({}, "recipes.ce.sets.toyy: no such data set or family; did you mean 'toy'?"),
     "recipes.ce.sets.toy.verifed": (True, "recipes.ce.sets.toy.verifed: unknown key; did you mean 'verified'?"),
     "recipes.ce.papers": ("x", "recipes.ce.papers: unknown key; did you mean 'paper'?"),
+    "recipes.two.only": (["toyy"], "recipes.two.only: toyy: no such data set or family; did you mean 'toy'?"),
+    "recipes.bs.only": ("toy", "recipes.bs.only: expected a list of data sets and families, found 'toy'"),
     "recipes.bs.extends": ("cee", "recipes.bs.extends: no such recipe; did you mean 'ce'?"),
     "recipes.two.stages.stage1": ({"use": "cee/train"}, "stage1.use: no such recipe; did you mean 'ce'?"),
     "recipes.two.stages.stage2": ({"verb": "trian", "epochs": 1}, "no such verb 'trian'; did you mean 'train'?"),
@@ -98,6 +100,49 @@ def test_a_mistake_is_one_line(path: str) -> None:
 
 def test_text_that_looks_like_a_number_says_how_to_write_it() -> None:
     assert lines(changed("recipes.ce.stages.train.lr", "1e-4"))[0].endswith("write 1.0e-4, not 1e-4")
+
+
+def many(runs: dict) -> dict:
+    """A recipe with three branches, and what the run toy_if10/many says."""
+    numbers = {"epochs": 1, "batch": 8, "lr": 0.1}
+    stages = {"branch": numbers, "merge": {"verb": "merge", "count": 3}}
+    body = {"paper": "btm", "stages": stages, "sets": {"toy": {"arch": "resnet8"}}}
+    return changed("recipes.many", {**body, "runs": {"toy_if10/many/resnet8/seed0": {"stages": runs}}})
+
+
+FILE = {"imported": {"file": "x.pth", "sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted"),
+    [
+        ({"branch": FILE}, "stages.branch.imported: a file stands in for one of the branches; name it: branch0"),
+        ({"branch1": {**FILE, "lr": 0.2}}, "stages.branch1.lr: numbers stand under 'branch'"),
+        ({"brunch1": FILE}, "stages.brunch1: no such stage; did you mean 'branch'?"),
+    ],
+)
+def test_a_file_stands_in_for_one_of_many(runs: dict, wanted: str) -> None:
+    found = lines(many(runs))
+    assert len(found) == 1 and found[0].endswith(wanted), found
+
+
+def test_one_branch_from_a_file_leaves_the_others_as_they_are() -> None:
+    config, run = Config(many({"branch1": FILE, "merge": FILE})), Run("toy_if10", "many", "resnet8", 0)
+    assert [(name, config.folder(run, name)) for _, name, _ in config.imports()] == [
+        ("branch1", f"{run}/branches/branch1"),
+        ("merge", f"{run}/merge"),
+    ]
+    plain, one = (config.stage(run, name).params for name in ("branch", "branch1"))
+    assert plain.imported is None and one.imported and one.lr == plain.lr
+    assert Config(many({})).stage(run, "branch").params == plain
+
+
+def test_a_recipe_for_some_sets_only() -> None:
+    config, run = Config(changed("recipes.two.only", ["toy_if10"])), Run("toy_if50", "two", "resnet8", 0)
+    assert config.archs("two", "toy_if10") == ["resnet8"] and config.archs("two", "toy_if50") == []
+    assert config.archs("two", "toy_if10_smoke") == ["resnet8"]
+    with pytest.raises(UserError, match=r"recipes\.two: for toy_if10 only; not for toy_if50"):
+        config.stage(run, "stage2")
 
 
 def test_all_problems_in_one_go() -> None:

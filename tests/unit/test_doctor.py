@@ -15,6 +15,7 @@ from lt.config import Config, load
 from lt.data import lists, sources
 from lt.data.rehearse import rehearse
 from lt.errors import UserError
+from lt.models import importing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,19 +63,35 @@ def test_decoding_names_the_line(config: Config, tmp_path: Path) -> None:
     assert len(wrong) == 1 and wrong[0].startswith("Places_LT_val.txt:5: cannot read image ") and paths[4] in wrong[0]
 
 
-def test_weights_that_a_stage_starts_from(config: Config, tmp_path: Path) -> None:
+def test_weights_that_a_stage_starts_from(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file itself is looked at: a V2 file, one that was cut short and one with other bytes are no V1 weights."""
     rehearse("places_lt", tmp_path / "data" / "places_lt", cap=1, test_per_class=1, pixels="none")
-    out = ["results/places_lt/mislas/resnet152/seed0/stage1/manifest.json"]
-    if config.stage(*_stage(out[0])).params.pretrained:
-        assert len(missing_for(config, out)) == 1 and "data/weights" in missing_for(config, out)[0]
+    starts = [f"results/places_lt/{stage}/manifest.json" for stage in (
+        "mislas/resnet152_places/seed0/stage1", "btm_scratch/resnet152_places/seed0/branches/branch3")]  # fmt: skip
+    assert missing_for(config, ["results/places_lt/btm/resnet152_places/seed0/branches/branch3/manifest.json"]) == []
+    known, weights = importing.torchvision_source("resnet152"), tmp_path / "data" / "weights"
+    right, other = weights / known["file"], weights / "resnet152-f82ba261.pth"
+
+    def said(words: str) -> None:
+        for start in starts:
+            (line,) = missing_for(config, [start])
+            assert words in line and "230.4 MiB, sha256 394f9c45...)" in line and known["source"] in line, line
+        ((kind, line),) = [each for each in doctor.weights(config) if "resnet152" in each[1]]
+        assert kind == ("wrong" if "wrong" in words else "missing") and words in line
+
+    said("are absent; get")
+    weights.mkdir()
+    other.write_bytes(b"V2")
+    said("resnet152-f82ba261.pth, which is there, is another file: wrong weights")
+    right.write_bytes(b"short")
+    said(f"{known['file']}: wrong file of 0.0 MiB")
+    with open(right, "r+b") as file:  # a hole of the right size
+        file.truncate(round(known["mib"] * 2**20))
+    said(f"{known['file']}: wrong file of sha256 ")
+    monkeypatch.setattr(importing, "file_digest", lambda path: known["sha256"] + "0" * 56)
+    assert [missing_for(config, [start]) for start in starts] == [[], []]
+    assert [kind for kind, line in doctor.weights(config) if "resnet152" in line] == ["ok"]
     assert missing_for(config, ["results/places_lt/split0/manifest.json"]) == []
-
-
-def _stage(path: str):
-    from lt.config import Run
-
-    *run, stage, _ = path.removeprefix("results/").split("/")
-    return Run.parse("/".join(run)), stage
 
 
 def verdicts(family: str, config: Config, every: bool = True) -> list[tuple[str, str]]:

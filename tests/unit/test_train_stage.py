@@ -159,6 +159,23 @@ def test_load_none_starts_from_random_weights(tmp_path, monkeypatch):
     assert all(torch.equal(first[k], again[k]) for k in first)
 
 
+def test_a_frozen_backbone_is_the_pretrained_one_though_the_graph_offers_another(tmp_path, monkeypatch):
+    made = trained(tmp_path, monkeypatch)
+
+    def pretrained(model, arch):
+        model.load_state_dict({k: torch.full_like(v, 0.25) for k, v in model.state_dict().items()})
+        return f"{arch}: taken"
+
+    monkeypatch.setattr(stage, "load_pretrained", pretrained)
+    first = load_file(made / "model.safetensors")["conv1.weight"]
+    for load, expected in (("none", torch.full_like(first, 0.25)), ("all", first)):
+        runs.write(tmp_path, load=load, pretrained="resnet152", trainable="head")
+        stage.train(f"{runs.RUN}/recipe/train.json", split=runs.SPLIT, init=runs.OUT, out=f"{load}/manifest.json")
+        again = artefact.read(load)
+        assert torch.equal(load_file(again / "model.safetensors")["conv1.weight"], expected)
+        assert again.manifest.get("loaded") == ("resnet152: taken" if load == "none" else None)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"batch": 33}, "the global batch 33 does not divide by accumulate 2"),
     ({"accumulate": 8, "steps": 4}, "8 micro-batches make a step, but an epoch has only 4"),

@@ -23,9 +23,7 @@ RUN = "results/digits/btm/resnet8/seed0"
 def test_the_page_names_every_recipe_of_the_two_papers() -> None:
     config = load(ROOT / "params.yaml")
     ours = {m for m in config.params.recipes if config.meta(m, "paper") in ("mislas", "btm")}
-    assert ours == set(re.findall(r"`((?:mislas|btm|crt_|lws_)[a-z0-9_]*)`", PAGE)) & set(
-        config.params.recipes
-    )
+    assert ours == set(re.findall(r"`((?:mislas|btm|crt_|lws_)[a-z0-9_]*)`", PAGE)) & set(config.params.recipes)
 
 
 def test_stage_one_is_trained_once_and_shared() -> None:
@@ -46,6 +44,35 @@ def test_the_plan_has_n_branches_of_n_subsets(tmp_path: Path) -> None:
     assert done.returncode == 0, plan
     for job, count in (("btm_stage1", 1), ("subset", 10), ("btm_branch", 10), ("btm_merge", 1), ("btm_stage2", 1)):
         assert re.search(rf"\n{job} +{count}\n", plan), job
+
+
+@pytest.mark.parametrize(
+    ("run", "line"),
+    [
+        ("inat18/btm_greedy/resnet50", "greedy_soup scores on validation images; inat18 has none"),
+        ("digits/btm_official/resnet8", "recipes.btm_official: for imagenet_lt, places_lt only; not for digits"),
+    ],
+)
+def test_what_a_set_cannot_have_is_refused_before_any_job(tmp_path: Path, run: str, line: str) -> None:
+    done = snakemake(checkout(tmp_path), "--cores", "1", f"results/metrics/{run}/seed0/stage2/manifest.json")
+    said = [text for text in done.stderr.splitlines() if text.startswith("lt: ")]
+    assert done.returncode == 2 and len(said) == 1 and line in said[0], done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_titles_are_true_on_every_set() -> None:
+    config = load(ROOT / "params.yaml")
+    for dataset in ("digits", "fashion_mnist_lt_if100", "cifar10_lt_if100", "imagenet_lt", "inat18", "places_lt"):
+        found = config.archs("btm_official", dataset)
+        assert bool(found) == (dataset in ("imagenet_lt", "places_lt"))
+        for arch in found:
+            rule = config.stage(Run(dataset, "btm_official", arch, 0), "subset").params.rule
+            assert rule.name == "official" and dataset.startswith(rule.options()["dataset"])
+        for arch in config.archs("btm_lr005", dataset):
+            branch = config.stage(Run(dataset, "btm_lr005", arch, 0), "branch")
+            assert branch.params.lr == 0.005 and not branch.verified
+    scratch = config.stage(Run("places_lt", "btm_scratch", "resnet152_places", 0), "branch").params
+    assert (scratch.load, scratch.trainable, scratch.pretrained) == ("none", "block+head", "resnet152")
 
 
 @pytest.fixture(scope="module")

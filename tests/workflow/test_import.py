@@ -102,7 +102,7 @@ def test_a_merge_and_a_branch_from_files(checkout: Path, tmp_path: Path) -> None
     made = {name: load_file(checkout / BTM / name / "model.safetensors") for name in ("merge", "stage2")}
     for name, weights in made.items():  # stage 2 trains the classifier and moves BN's statistics
         assert torch.equal(weights["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"]), name
-    assert made["merge"]["bn1.num_batches_tracked"] == 2 and made["stage2"]["bn1.num_batches_tracked"] > 2
+    assert made["stage2"]["bn1.num_batches_tracked"] > made["merge"]["bn1.num_batches_tracked"] == 3
     assert not torch.equal(made["stage2"]["fc.weight"], state["fc.weight"])
 
     other = BTM.replace("btm", "btm_k5")
