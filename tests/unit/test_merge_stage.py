@@ -68,7 +68,7 @@ def mini(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def merged(config: Config, method: str) -> dict[str, torch.Tensor]:
     raw = recipe(config, method, "merge")
-    raw["params"]["count"] = 3
+    raw["params"] = {**raw["params"], "count": 3}
     recipes.write("merge.json", raw)
     merge("merge.json", models="branches", split=SPLIT, out=f"{method}/manifest.json")
     return load_file(f"{method}/model.safetensors")
