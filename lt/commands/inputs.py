@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from lt.errors import UserError
 from lt.schema import RUN, Dataset, Run
 
 WEIGHTS = Path("data") / "weights"
+RESULT = re.compile(r"[\w./-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,10 @@ def missing_for(config: Config, outputs: Iterable[str]) -> list[str]:
 
 
 def check_targets(config: Config, targets: Iterable[str]) -> None:
-    """A path with a data set or recipe that does not exist: no rule would match it, and say only that."""
+    """A path that no rule would match, and Snakemake say only that: no data set, no recipe, no name of a result."""
     for target in targets:
+        if target.startswith("results/") and (".." in target.split("/") or not RESULT.fullmatch(target)):
+            raise UserError(f"{target}: names of results have letters, digits, '_', '-', '.' and no '..'")
         parts = [p for p in target.split("/") if p != "metrics"]
         if len(parts) < 5 or parts[0] != "results" or not parts[4].startswith("seed"):
             continue

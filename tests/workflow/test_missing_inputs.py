@@ -91,3 +91,23 @@ def test_sets_that_carry_their_data_are_not_stopped(checkout: Path) -> None:
 def test_a_mistyped_run_names_the_nearest(checkout: Path, wrong: str, nearest: str) -> None:
     done = snakemake(checkout, "-n", f"results/{wrong}/resnet8/seed0/stage2/manifest.json")
     assert done.returncode == 2 and len(lines(done)) == 1 and f"did you mean {nearest}" in lines(done)[0]
+
+
+@pytest.mark.parametrize("name", ["ce;touch executed", "../../digits/ce", "$(touch executed)"])
+def test_a_hostile_name_is_one_line_and_nothing_is_written(checkout: Path, name: str) -> None:
+    """As a target and as the stage that a file is to stand in for."""
+    before = listing(checkout)
+    stage = f"results/digits/{name}/resnet8/seed0/train"
+    done = snakemake(checkout, "--cores", "1", "--", f"{stage}/manifest.json")
+    assert done.returncode == 2 and len(lines(done)) == 1 and "no '..'" in lines(done)[0]
+    assert "Traceback" not in done.stderr and listing(checkout) == before
+    command = [sys.executable, "-m", "lt.cli", "import", "params.yaml", "--as", stage]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("lt: --as ") and done.stderr.count("\n") == 1
+    assert listing(checkout) == before
+
+
+def listing(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Files with size and time; Snakemake's and Python's own notes aside."""
+    found = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {k: (v.st_size, v.st_mtime_ns) for k, v in found.items() if not {".snakemake", "__pycache__"} & {*k.parts}}
