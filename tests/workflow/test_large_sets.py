@@ -1,4 +1,7 @@
-"""Each large set's baseline under both drivers: generated images in the set's own layout, two steps, a table row."""
+"""Each large set's baseline under both drivers: generated images in the set's own layout, two steps, a table row.
+
+The images are read-only, and what they were afterwards.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from small_project import Project, make
-from trees import seed_rows, small_tree
+from trees import read_only, seed_rows, small_tree
 
 from lt.data.splits import Split
 
@@ -62,9 +65,10 @@ def test_a_row_by_each_driver(dataset: str, tmp_path: Path, monkeypatch: pytest.
     small_tree(family, data)
     monkeypatch.setenv("LT_DATA_ROOT", str(data))
     first, second = (make(tmp_path / name, {}, git=False, params=only_ce(dataset, SETS[dataset])) for name in "ab")
-    first.run("dvc", "repro")
-    assert first.status() == []
-    second.run("snakemake", "--cores", "1", TABLE)
+    with read_only(data):
+        first.run("dvc", "repro")
+        assert first.status() == []
+        second.run("snakemake", "--cores", "1", TABLE)
     assert len(made(first, dataset)) == 4  # split, weights, predictions, the row's accuracy
     assert made(first, dataset) == made(second, dataset)
     for driver, project in (("snakemake", first), ("dvc", second)):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from trees import listing
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("lt", "scripts", "workflow", "profiles", "Snakefile", "params.yaml", "environment.yml")
@@ -105,9 +106,3 @@ def test_a_hostile_name_is_one_line_and_nothing_is_written(checkout: Path, name:
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("lt: --as ") and done.stderr.count("\n") == 1
     assert listing(checkout) == before
-
-
-def listing(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Files with size and time; Snakemake's and Python's own notes aside."""
-    found = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.is_file()}
-    return {k: (v.st_size, v.st_mtime_ns) for k, v in found.items() if not {".snakemake", "__pycache__"} & {*k.parts}}

@@ -8,12 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import yaml
 from warm import python_for
 
+from lt.artefact import sha256
 from lt.data.lists import OFFICIAL
 from lt.data.rehearse import default_counts, images_for_list, listed, rehearse, write_images
 
@@ -133,3 +136,29 @@ def only_table(tree: Path, datasets: list[str], methods: list[str], archs: dict[
 def seed_rows(tree: Path, table: str) -> list[dict[str, str]]:
     with open(tree / "results" / "tables" / f"{table}.csv") as file:
         return [row for row in csv.DictReader(file) if row["seed"] != "mean"]
+
+
+def listing(folder: Path) -> dict[str, tuple[int, str]]:
+    """Every file and folder: time and digest (of each inode once); Snakemake's and Python's own notes aside."""
+    found, digests = {}, {}
+    for path in sorted(folder.rglob("*")):
+        facts, name = path.stat(), path.relative_to(folder)
+        if path.is_file() and facts.st_ino not in digests:
+            digests[facts.st_ino] = sha256(path)
+        if not {".snakemake", "__pycache__"} & {*name.parts}:
+            found[str(name)] = (facts.st_mtime_ns, digests.get(facts.st_ino, ""))
+    return found
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Without the right to write; root needs none, so that everything must be as it was afterwards, too."""
+    before, folders = listing(folder), [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for each in folders:
+        each.chmod(0o555)
+    try:
+        yield
+    finally:
+        for each in folders:
+            each.chmod(0o755)
+    assert listing(folder) == before
