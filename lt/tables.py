@@ -26,7 +26,7 @@ BOOTSTRAP = ("top1_images_ci95", "top1_classes_ci95")  # half widths; images, or
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
 ROW_KEYS += BOOTSTRAP
-ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data", "split")
+ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
 COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "job_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
@@ -214,15 +214,15 @@ def why_not(entry: ledger.Entry, row: Row) -> str | None:
         if ours is not None and theirs is not None and not math.isclose(ours, theirs, rel_tol=1e-9):
             name = "tau " if key == "tau" else ""
             return f"{name}{ours:g}{unit}, published {theirs:g}{unit}"
-    if entry.split not in ("unknown", row.get("split") or "test"):
+    if entry.split not in ("unknown", "test"):  # rows are of the test set
         return f"published on the {entry.split} split"
     ours = selection(row)
     if entry.selection == "unknown" and ours == "best_on_test":
         return "epoch chosen on the test set"
     if entry.selection not in ("unknown", ours):
         return f"epoch {ours}, published {entry.selection}".replace("_", " ")
-    if "external_data" in row and (row["external_data"] or None) != entry.external_data:
-        return f"external data: {row['external_data'] or 'none'}, published {entry.external_data or 'none'}"
+    if row.get("external_data") != entry.external_data:
+        return f"external data: {row.get('external_data') or 'none'}, published {entry.external_data or 'none'}"
     return None
 
 

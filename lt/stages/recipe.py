@@ -147,6 +147,7 @@ def of_stage(config: Config, run: Run, stage: str) -> dict[str, Any]:
 
 
 LABELLED = ("classify", "experts", "two_streams")
+PRINTED = {"imagenet_lt": "ImageNet-LT", "imagenet_bal": "ImageNet-BAL"}  # as lt/published.yaml names them
 
 
 def _epochs(config: Config, run: Run) -> int | None:
@@ -167,6 +168,20 @@ def _resolution(config: Config, run: Run) -> int | None:
         if verb == "train":
             found = (params.get("image") or {}).get("size")
     return found
+
+
+def _external(config: Config, run: Run) -> str | None:
+    """What else the networks behind a run were trained on: ImageNet's weights, or another set's stage."""
+    found: dict[str, None] = {}
+    family = config.dataset(run.dataset).family
+    for name in config.stages_of(run):
+        home, stage = config.home(run, name)
+        if _params(config, home, stage)[1].get("pretrained"):
+            found["ImageNet"] = None
+        if config.dataset(home.dataset).family != family:
+            other, _ = config.split_overlay(home.dataset)
+            found[PRINTED.get(other, other)] = None
+    return ", ".join(found) or None
 
 
 def _number(value: Any) -> float | None:
@@ -195,6 +210,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "not_comparable": why or config.meta(run.method, "why_not") or None,
         "undertrained": any(layer.get("undertrained") for _, layer in config.layers(run)),
         "published_as": config.meta(run.method, "published") or None,
+        "external_data": _external(config, run),
     }
 
 

@@ -102,7 +102,6 @@ def test_verdict_is_by_one_point_or_two_standard_errors(values: list[float], exp
         ({"selected_on": "test"}, "not comparable: epoch chosen on the test set"),
         ({"method": "bagmar"}, "not comparable: epoch last, published best on test"),
         ({"method": "bagmar", "selected_on": "test", "top1": 52.0}, "within"),
-        ({"split": "val"}, "not comparable: published on the test split"),
         ({"imb_factor": 50}, "not published"),
         ({"external_data": "ImageNet"}, "not comparable: external data: ImageNet, published none"),
         ({"metrics": {"few": 1.0}}, "not comparable: no top1"),
@@ -122,6 +121,37 @@ def test_the_first_comparable_entry_is_shown() -> None:
     row = run(dataset="digits", imb_factor=20, arch="resnet8", top1=80.5)
     assert tables.judge(row, 80.5, math.nan, [other, same, later], "top1")[0] == 80.0
     assert tables.judge(row, 80.5, math.nan, [other], "top1")[3] == "not comparable: resnet8, published resnet50"
+
+
+def test_a_number_of_another_split_is_not_compared() -> None:
+    entry = Entry(dataset="digits", method="ce", arch="resnet8", value=90.0, **COMMON | {"split": "val"})
+    row = run(dataset="digits", imb_factor=20, arch="resnet8")
+    assert tables.judge(row, 90.0, math.nan, [entry], "top1")[3] == "not comparable: published on the val split"
+
+
+@pytest.mark.parametrize(
+    ("text", "node", "wanted"),
+    [
+        ("digits/btm/resnet8/seed0", "stage2", None),
+        ("imagenet_lt/livt/vit_base/seed0", "finetune", None),
+        ("places_lt/btm/resnet152_places/seed0", "stage2", "ImageNet"),
+        ("cifar10_lt_if100/livt/vit_base/seed0", "finetune", "ImageNet-LT"),
+        ("imagenet_lt/livt_bal/vit_base/seed0", "finetune", "ImageNet-BAL"),
+    ],
+)
+def test_weights_from_elsewhere_are_compared_with_none_but_the_same(text: str, node: str, wanted: str | None) -> None:
+    run = Run.parse(text)
+    row = of_row(load_params(Path(__file__).parents[2] / "params.yaml"), run, node, True)
+    row.pop("manifest")
+    entry = {"dataset": run.dataset, "method": run.method, "value": 50.0, **COMMON}
+    entry["arch"] = tables.PUBLISHED_AS.get(run.arch, run.arch)
+    told = [
+        tables.judge(row, 50.0, math.nan, [Entry(**entry, external_data=data)], "top1")[3]
+        for data in (None, wanted, "something else")
+    ]
+    without = "within" if wanted is None else f"not comparable: external data: {wanted}, published none"
+    assert told[:2] == [without, "within"]
+    assert told[2] == f"not comparable: external data: {wanted or 'none'}, published something else"
 
 
 def test_a_row_tuned_on_the_test_set_shows_the_published_number_and_does_not_compare():
