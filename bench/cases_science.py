@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from bench import ordinary
 from bench.harness import Case
-from lt import metrics, posthoc
+from lt import merge as merging
+from lt import metrics, models, posthoc
 from lt.data import lists
 from lt.data.class_map import class_map, counts_of
 from lt.losses.contrastive import bns
@@ -214,6 +218,48 @@ def class_map_of_list(part: int = 1) -> Case:
     )
 
 
+@functools.cache
+def model_files(arch: str, count: int) -> list[Path]:
+    """Models that differ, in files of their own."""
+    folder = Path(tempfile.mkdtemp(prefix="lt-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    state = models.build(arch, 1000, seed=0).state_dict()
+    paths = [folder / f"{i}.safetensors" for i in range(count)]
+    for i, path in enumerate(paths):
+        save_file({name: value + i for name, value in state.items()}, path)
+    return paths
+
+
+def merge_of_files(arch: str = "resnet50", count: int = 10) -> Case:
+    """P17: against reading the same files, which lie in the page cache, and looking at nothing."""
+    paths = model_files(arch, count)
+    out = paths[0].with_name("merged.safetensors")
+
+    def ours() -> Path:
+        merging.merge_files(paths, "mean", out)
+        return out
+
+    def same(read: int, merged: Path) -> None:
+        assert read == sum(path.stat().st_size for path in paths)
+        first, found = load_file(paths[0]), load_file(merged)
+        for name, value in first.items():
+            mean = value.double() + (count - 1) / 2
+            torch.testing.assert_close(found[name].double(), mean if value.dtype.is_floating_point else mean.round())
+
+    return Case(
+        id="P17",
+        what=f"mean of {count} {arch}, from files to a file, against reading them",
+        ordinary=lambda: sum(len(path.read_bytes()) for path in paths),
+        ours=ours,
+        same=same,
+        tolerance="the float32 rounding of the mean",
+        demand=0.5,
+        unit="merge",
+        rounds=5,
+        budget_s=12.0,
+    )
+
+
 CASES = {
     "contrastive": contrastive,
     "chain": chain,
@@ -222,6 +268,7 @@ CASES = {
     "class_accuracy": class_accuracy,
     "pn": pn,
     "class_map": class_map_of_list,
+    "merge": merge_of_files,
 }
 SMALL = {
     "contrastive": {"batch": 16},
@@ -231,4 +278,5 @@ SMALL = {
     "class_accuracy": {"images": 2000, "classes": 100},
     "pn": {"images": 200, "classes": 50},
     "class_map": {"part": 50},
+    "merge": {"arch": "resnet10", "count": 3},
 }

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 PROGRAM = """
 import resource, time
@@ -93,3 +95,32 @@ assert torch.isfinite(value) and not torch.equal(model.head.weight, before)
 def test_two_updates_of_vit_base_stay_below_5_gb() -> None:
     _, peak = spent(NETWORK, TWO_UPDATES)
     assert 86.6e6 * 4 * 4 / 1e9 < peak < 5, f"{peak:.2f} GB"  # weights, gradients and two moments at the least
+
+
+MODELS = """
+from pathlib import Path
+from lt import merge
+import safetensors.torch, torch
+torch.set_num_threads(1)
+paths = [Path({folder!r}) / f"{{i}}.safetensors" for i in range(10)]
+"""
+MERGE = """
+merge.merge_files(paths, "mean", paths[0].parent / "merged.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_a_merge_of_ten_resnet50_stays_below_1200_mb(tmp_path: Path) -> None:
+    """All ten at once, with their sums, are 1.4 GB."""
+    from safetensors.torch import load_file, save_file
+
+    from lt import models
+
+    state = models.build("resnet50", 1000, seed=0).state_dict()
+    save_file(state, tmp_path / "0.safetensors")
+    for i in range(1, 10):  # links: a merge reads ten files, the disk holds one
+        (tmp_path / f"{i}.safetensors").hardlink_to(tmp_path / "0.safetensors")
+    _, peak = spent(MODELS.format(folder=str(tmp_path)), MERGE)
+    assert 2 * (tmp_path / "0.safetensors").stat().st_size / 1e9 < peak < 1.2, f"{peak:.2f} GB"
+    merged = load_file(tmp_path / "merged.safetensors")
+    assert all(torch.equal(merged[name], value) for name, value in state.items())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 from trees import ROOT, checkout, only_table, plan_of, seed_rows, snakemake, warm_snakemake
 
@@ -24,6 +25,18 @@ def test_the_page_names_every_recipe_of_the_two_papers() -> None:
     config = load(ROOT / "params.yaml")
     ours = {m for m in config.params.recipes if config.meta(m, "paper") in ("mislas", "btm")}
     assert ours == set(re.findall(r"`((?:mislas|btm|crt_|lws_)[a-z0-9_]*)`", PAGE)) & set(config.params.recipes)
+
+
+def test_the_numbers_to_expect_are_the_published_ones() -> None:
+    config, known = load(ROOT / "params.yaml"), yaml.safe_load((ROOT / "lt" / "published.yaml").read_text())["results"]
+    rows = re.findall(r"^\| `([a-z0-9_/]+)` \| (?:yes|no) \|.*?\| (\d.*) \|$", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 10
+    for recipe, cells in rows:
+        method = "mixup" if recipe == "mislas/stage1" else config.meta(recipe, "published") or recipe
+        for arch, cell in zip(("resnet50", "resnet101", "resnet152"), cells.split(" | "), strict=True):
+            values = dict(zip(("top1", "ece"), map(float, re.findall(r"[\d.]+", cell)), strict=True))
+            wanted = {"dataset": "imagenet_lt", "method": method, "arch": arch, "source": "mislas_ablation"}
+            assert any(wanted.items() <= row.items() and row["values"] == values for row in known), (recipe, arch)
 
 
 def test_stage_one_is_trained_once_and_shared() -> None:
