@@ -117,14 +117,16 @@ def test_losses_without_bn_agree_to_1e_6(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_losses_with_bn_over_all_ranks_agree_to_1e_6(tmp_path, monkeypatch):
-    """At a rate that leaves the weights where they are: sums in another order are float32 noise, which a step through
-    so many normalisations makes tenfold larger with each epoch (2e-5 after one, 2e-4 after two at rate 0.01)."""
-    still = {"epochs": 1, "lr": 1e-9}
-    one = history(trained(tmp_path / "one", monkeypatch, 0, **still))
-    two = history(trained(tmp_path / "two", monkeypatch, 2, sync_bn=True, **still))
+@pytest.mark.parametrize(
+    ("changes", "tolerance"), [({"epochs": 1, "lr": 1e-9}, 1e-6), ({}, 1e-3)], ids=["still", "real"]
+)
+def test_losses_with_bn_over_all_ranks_agree(tmp_path, monkeypatch, changes, tolerance):
+    """To 1e-6 at a rate that leaves the weights where they are. Sums in another order are float32 noise, which steps
+    through so many normalisations make larger: docs/cluster.md has the figures at the recipe's rate and another."""
+    one = history(trained(tmp_path / "one", monkeypatch, 0, **changes))
+    two = history(trained(tmp_path / "two", monkeypatch, 2, sync_bn=True, **changes))
     for a, b in zip(one, two, strict=True):
-        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
+        assert abs(a["loss"] - b["loss"]) <= tolerance * a["loss"]
 
 
 @pytest.mark.slow
