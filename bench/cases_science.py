@@ -231,7 +231,7 @@ def model_files(arch: str, count: int) -> list[Path]:
 
 
 def merge_of_files(arch: str = "resnet50", count: int = 10) -> Case:
-    """P17: against reading the same files, which lie in the page cache, and looking at nothing."""
+    """Against reading the same files, which lie in the page cache, and looking at nothing."""
     paths = model_files(arch, count)
     out = paths[0].with_name("merged.safetensors")
 
@@ -247,7 +247,7 @@ def merge_of_files(arch: str = "resnet50", count: int = 10) -> Case:
             torch.testing.assert_close(found[name].double(), mean if value.dtype.is_floating_point else mean.round())
 
     return Case(
-        id="P17",
+        id="merge",
         what=f"mean of {count} {arch}, from files to a file, against reading them",
         ordinary=lambda: sum(len(path.read_bytes()) for path in paths),
         ours=ours,
