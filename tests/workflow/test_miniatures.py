@@ -49,10 +49,10 @@ def methods(dataset: str) -> dict[str, list[str]]:
 
 
 def shrink(value: Any) -> None:
-    """Inputs of 64 pixels wherever a recipe names a size of its own (ViTs: 16 patches instead of 196 or 576)."""
+    """At most 64 pixels wherever a recipe names a size of its own (ViTs: 16 patches instead of 196 or 576)."""
     for key, inner in value.items() if isinstance(value, dict) else ():
         if key == "image" and "size" in (inner or {}):
-            inner["size"] = 64
+            inner["size"] = min(64, inner["size"])
         shrink(inner)
 
 
