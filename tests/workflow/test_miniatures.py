@@ -64,6 +64,8 @@ def small_params() -> dict[str, Any]:
         if body.get("image", {}).get("size") == 224:
             body["image"]["size"] = 32
     params["overlays"]["smoke"]["train"] |= {"batch": 4, "lr": 1e-3}  # at rates for 512 images logits overflow
+    redraw = params["recipes"]["ipdpp"]["sets"]["cifar100_lt"]["stages"]["finetune"]["redraw"]
+    redraw["k"] = 490  # every image of a class above k is looked at: of one class instead of 50
     return params
 
 
