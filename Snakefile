@@ -5,9 +5,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "params.yaml"
-
-
 report: "workflow/report/workflow.rst"
 
 
@@ -42,4 +39,4 @@ localrules:
 
 rule all:
     input:
-        expand("results/tables/{table}.csv", table=config["grid"]["tables"]),
+        expand("results/tables/{table}.csv", table=LT.params.grid.tables),
