@@ -119,7 +119,7 @@ def small(text: str, methods: dict[str, list[str]]) -> str:
         body["sets"] = {k: v for k, v in (body.get("sets") or {}).items() if k == "digits"}
     params["datasets"] = {name: params["datasets"][name] for name in ("digits", "imagenet_lt", "imagenet_bal")}
     params["crossings"] = {}
-    params["tables"] = {"digits": {"datasets": ["digits"], "methods": needed}}
+    params["tables"] = {"digits": {"caption": "Digits, small.", "datasets": ["digits"], "methods": needed}}
     own = {k: [] for k, v in params["grid"].items() if isinstance(v, list)} | {"figures": {}, "btm_nodes": ["stage2"]}
     params["grid"] = {
         **own, "datasets": ["digits_smoke"], "archs": ["resnet8"], "seeds": [0], **methods, "branches": [0, 1],

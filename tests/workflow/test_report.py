@@ -64,6 +64,7 @@ def test_tables_and_figures_with_captions(report: Path) -> None:
     assert page.variable("categories") == {"Tables": {"Other": [SHOWN]}, "Figures": {"digits_smoke": [FIGURE]}}
     table, figure = shown[SHOWN], shown[FIGURE]
     assert "digits_smoke" in table["caption"] and "not comparable" in table["caption"]
+    assert "Digits, small." in table["caption"]  # of params.yaml
     assert "Accuracy of the classes with many, medium and few training images." in figure["caption"]
     assert table["labels"] == {"table": "digits_smoke"} and figure["labels"] == {"figure": "groups"}
     for path, entry in shown.items():

@@ -27,6 +27,8 @@ try:
     if config:
         raise UserError("--config: numbers stand in params.yaml, for both drivers")
     LT = load("params.yaml")
+    captions = {name: table.caption for name, table in LT.params.tables.items()}
+    config["captions"] = captions  # for the report
 except UserError as error:
     stop(error)
 
