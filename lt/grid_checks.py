@@ -11,7 +11,8 @@ from lt.schema import Grid, Run
 if TYPE_CHECKING:
     from lt.config import Config
 
-OTHER = {*Grid.model_fields, "vits", "branches", "btm_nodes"}  # lists of something else than methods
+# Lists of something else than methods.
+OTHER = {*Grid.model_fields, "vits", "mae_datasets", "mislas_nodes", "branches", "btm_nodes", "branch_nodes"}
 BRANCHED = ("btm", "btm_merged", "btm_drawn")
 
 
@@ -19,14 +20,16 @@ def problems(config: Config) -> Iterator[str]:
     grid = config.params.grid
     if grid is None:
         return
-    for name in grid.datasets:
-        if not config.has_dataset(name):
-            yield f"grid.datasets: {name}: no such data set{nearest(name, config.params.datasets)}"
-            return
+    extra = grid.model_extra or {}
+    for key, names in (("datasets", grid.datasets), ("mae_datasets", extra.get("mae_datasets", []))):
+        for name in names:
+            if not config.has_dataset(name):
+                yield f"grid.{key}: {name}: no such data set{nearest(name, config.params.datasets)}"
+                return
     for name in grid.packs:
         if not config.has_dataset(name) or not config.dataset(name).pack:
             yield f"grid.packs: {name}: no data set with `pack:`{nearest(name, config.params.datasets)}"
-    for key, names in (grid.model_extra or {}).items():
+    for key, names in extra.items():
         if key in OTHER:
             continue
         for name in names:
