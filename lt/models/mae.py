@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lt.errors import UserError, pick
 from lt.models.pos_embed import sincos
-from lt.models.tokens import SIZES, Size, check_grid, choose_attention, layer_norm, make_blocks
+from lt.models.tokens import SIZES, Size, check_grid, check_images, choose_attention, layer_norm, make_blocks
 
 
 class Decoder(NamedTuple):
@@ -99,6 +99,7 @@ class MaskedAutoencoder(nn.Module):
 
     def encode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latent [N, 1 + k, D] of the kept patches in shuffled order, mask [N, L], restore [N, L]."""
+        check_images(images, self.patch_embed.img_size)
         tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
         keep, mask, restore = draw_mask(noise.to(tokens.device), self.num_visible)
         tokens = tokens.gather(1, keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -123,3 +123,10 @@ def check_grid(img_size: int, patch_size: int) -> int:
     if patch_size < 1 or img_size < patch_size or img_size % patch_size:
         raise UserError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
     return img_size // patch_size
+
+
+def check_images(images: Tensor, size: tuple[int, int]) -> None:
+    """The images that the augmentation gives, against the size that the network was built for."""
+    if tuple(images.shape[-2:]) != size:
+        given, built = ("x".join(map(str, pair)) for pair in (images.shape[-2:], size))
+        raise UserError(f"image.size: a network for {built} pixels is given {given}: set what `augment` yields")

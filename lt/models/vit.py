@@ -16,6 +16,7 @@ from lt.models.tokens import (
     Size,
     Uniforms,
     check_grid,
+    check_images,
     choose_attention,
     draw_with,
     layer_norm,
@@ -36,6 +37,7 @@ class Classifier:
 
     def features(self, x: Tensor) -> Tensor:
         """[B, D]: mean of the patch tokens, then `fc_norm` (avg); or `norm`, then the cls token (token)."""
+        check_images(x, self.patch_embed.img_size)
         choose_attention(self.blocks, x)
         return self.forward_head(self.forward_features(x), pre_logits=True)
 

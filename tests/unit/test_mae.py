@@ -103,3 +103,5 @@ def test_mistakes_are_one_line() -> None:
         small(mask_ratio=0.99)
     with pytest.raises(UserError, match="unknown decoder '512x9'; did you mean '512x8'"):
         small(decoder="512x9")
+    with pytest.raises(UserError, match=r"image\.size: a network for 8x8 pixels is given 12x12"):
+        small()(torch.randn(1, 1, 12, 12), torch.rand(1, 16))

@@ -149,6 +149,8 @@ def test_wrong_start_is_one_line() -> None:
         load_mgp(small(), state | {"pos_embed": torch.zeros(1, 12, 64)})
     with pytest.raises(UserError, match=r"drop_path is 1.0"):
         small(drop_path=1.0)
+    with pytest.raises(UserError, match=r"image\.size: a network for 8x8 pixels is given 16x16"):
+        small()(torch.randn(1, 1, 16, 16))
     with pytest.raises(UserError, match="unknown global_pool 'mean'"):
         small(global_pool="mean")
 
