@@ -15,10 +15,13 @@ from trees import seed_rows
 from warm import python_for
 
 MINIATURES = [(dataset, arch) for dataset in SETS for arch in methods(dataset)]  # a grid is a product: one for each
+EVERY_TIME = [("places_lt", "resnet152"), ("cifar10_lt_if100", "vit_base"), ("cifar10_lt_if100", "vit_tiny")]
 
 
-@pytest.mark.miniature
-@pytest.mark.parametrize(("dataset", "arch"), MINIATURES)
+@pytest.mark.parametrize(
+    ("dataset", "arch"),
+    [pytest.param(*m, marks=getattr(pytest.mark, "slow" if m in EVERY_TIME else "miniature")) for m in MINIATURES],
+)
 def test_every_recipe_reaches_a_table_row_by_dvc(tmp_path: Path, dataset: str, arch: str) -> None:
     listed = methods(dataset)[arch]
     generated(dataset, tmp_path / "data")
