@@ -60,7 +60,7 @@ BESIDE = {"probe": "bns", "btm_drawn": "btm_drawn_by"}  # what these need in one
 def shape(run: Run) -> tuple:
     """Whose each stage is, the one that the tables report, and what its evaluation is tuned on.
 
-    Two pairs of graphs differ in nothing of this: BaGMar's and BTM's by drawn subsets have lists of their own.
+    Two lists are told apart by more: BaGMar's from the baselines, BTM on subsets drawn from predictions from BTM.
     """
     stages = [s for s in CONFIG.stages_of(run) if s not in IMPLICIT]
     homes = {s: CONFIG.home(run, s) for s in stages}
@@ -70,10 +70,10 @@ def shape(run: Run) -> tuple:
     whose = tuple(
         ("own" if home == run else home.method, home.dataset == run.dataset, stage) for home, stage in homes.values()
     )
-    drawn = CONFIG.meta(run.method, "paper") == "bagmar" or (
+    apart = CONFIG.meta(run.method, "paper") == "bagmar" or (
         "subset" in stages and CONFIG.stage(run, "subset").params.of is not None
     )
-    return tuple(homes), whose, final, CONFIG.stage(run, "evaluate").params.tuning, drawn
+    return tuple(homes), whose, final, CONFIG.stage(run, "evaluate").params.tuning, apart
 
 
 GRAPHS = {shape(Run(*text.split("/"), 0)): key for key, text in EXAMPLES.items()}
