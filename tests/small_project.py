@@ -120,10 +120,10 @@ def small(text: str, methods: dict[str, list[str]]) -> str:
     params["datasets"] = {name: params["datasets"][name] for name in ("digits", "imagenet_lt", "imagenet_bal")}
     params["crossings"] = {}
     params["tables"] = {"digits": {"caption": "Digits, small.", "datasets": ["digits"], "methods": needed}}
-    own = {k: [] for k, v in params["grid"].items() if isinstance(v, list)} | {"figures": {}, "btm_nodes": ["stage2"]}
-    params["grid"] = {
+    own = {k: [] for k, v in params["grid"].items() if isinstance(v, list) and not k.endswith("_nodes")}
+    params["grid"] |= {
         **own, "datasets": ["digits_smoke"], "archs": ["resnet8"], "seeds": [0], **methods, "branches": [0, 1],
-        "tables": {"digits_smoke": "results/metrics/digits_smoke"},
+        "figures": {}, "tables": {"digits_smoke": "results/metrics/digits_smoke"},
     }  # fmt: skip
     return yaml.safe_dump(params, sort_keys=False)
 
