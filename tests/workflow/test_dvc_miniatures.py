@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dvc_grids import smoke_grid
+from dvc_grids import CONFIG, smoke_grid
 from small_project import environment, make
 from test_miniatures import SETS, generated, methods, small_params
 from trees import seed_rows
@@ -26,7 +26,11 @@ def test_every_recipe_reaches_a_table_row_by_dvc(tmp_path: Path, dataset: str, a
     listed = methods(dataset)[arch]
     generated(dataset, tmp_path / "data")
     params = small_params()
-    params["grid"] |= smoke_grid(dataset, arch, listed) | {"tables": {"mini_smoke": f"results/metrics/{dataset}_smoke"}}
+    packs = [f"{name}_smoke" for name in CONFIG.params.datasets if name == f"{dataset}_raw256"]
+    params["grid"] |= smoke_grid(dataset, arch, listed) | {
+        "packs": packs,
+        "tables": {"mini_smoke": f"results/metrics/{dataset}_smoke"},
+    }
     params["tables"] = {"mini": {"datasets": [dataset], "methods": listed, "archs": {dataset: [arch]}}}
     text = yaml.safe_dump(params, sort_keys=False)
     project = make(tmp_path / "tree", {}, git=False, params=lambda _: text)
@@ -39,3 +43,4 @@ def test_every_recipe_reaches_a_table_row_by_dvc(tmp_path: Path, dataset: str, a
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     rows = [row for row in seed_rows(project.root, "mini_smoke") if row["top1"]]
     assert {row["method"] for row in rows} == set(listed)
+    assert all((project.root / f"results/{name}/pack/train/manifest.json").exists() for name in packs)
