@@ -19,7 +19,7 @@ from lt.data.class_map import class_map
 from lt.data.splits import Split
 from lt.errors import UserError, pick
 from lt.models import convert, convert_livt
-from lt.models.importing import file_digest, load_official
+from lt.models.importing import file_digest, load_official, torchvision_source
 from lt.stages.common import Recipe, open_split
 from lt.stages.networks import network_options, save_weights
 
@@ -42,6 +42,12 @@ def stand_in(recipe: Recipe, *, split: str | Path, out: str | Path) -> None:
         draft.extra = {"seed": recipe.seed, "imported": {**report, "rows": rows}}
         parameters = sum(p.numel() for p in model.parameters())
         (draft / "metrics.json").write_text(artefact.dump({"imported": True, "parameters": parameters}))
+
+
+def load_pretrained(model: nn.Module, arch: str) -> str:
+    """Start from torchvision's ImageNet weights (V1), kept in data/weights/; says which file that was."""
+    report = convert.import_torchvision(WEIGHTS / torchvision_source(arch)["file"], model, arch=arch)
+    return f"{report.meta['source']} (sha256 {report.sha256[:8]}): {len(report.loaded)} entries taken"
 
 
 def find(wanted: dict[str, Any]) -> Path:

@@ -45,15 +45,6 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], *, what: str,
     model.load_state_dict({k: state[k] if k in wanted else own[k] for k in own})
 
 
-def load_pretrained(model: nn.Module, arch: str) -> str:
-    """Start from torchvision's ImageNet weights (V1), kept in data/weights/; says which file that was."""
-    from lt.models.convert import import_torchvision
-    from lt.models.importing import torchvision_source
-
-    report = import_torchvision(Path("data/weights") / torchvision_source(arch)["file"], model, arch=arch)
-    return f"{report.meta['source']} (sha256 {report.sha256[:8]}): {len(report.loaded)} entries taken"
-
-
 def load_encoder(model: nn.Module, init: artefact.Artefact, *, seed: int) -> str:
     """Start a ViT from masked pre-training, ours or imported; says what was taken, dropped and left as drawn."""
     if not hasattr(model, "start_from"):

@@ -121,7 +121,7 @@ def members(params: dict[str, Any], arch: str) -> tuple[str, ...]:
         found.add("lt.models.sync")
     if params.get("redraw"):
         found.add("lt.stages.redraw")
-    if params.get("imported"):
+    if params.get("imported") or params.get("pretrained"):
         found.add("lt.stages.importing")
     return tuple(sorted(found))
 

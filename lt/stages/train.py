@@ -26,7 +26,6 @@ from lt.stages.devices import device_lines, device_summary, set_products
 from lt.stages.networks import (
     check_groups,
     load_encoder,
-    load_pretrained,
     load_weights,
     network_of,
     network_options,
@@ -117,7 +116,8 @@ class Job:
         if p["load"] == "none":
             init = None  # from scratch, whatever the graph offers
         if p["pretrained"] and init is None:
-            self.loaded = load_pretrained(model, p["pretrained"])
+            importing = importlib.import_module("lt.stages.importing")  # as in `train`
+            self.loaded = importing.load_pretrained(model, p["pretrained"])
         if p["batchformer"] is not None:
             models.add_batchformer(model, seed=rng.torch_seed(self.seed, "init", "batchformer"), **p["batchformer"])
         if p["bn_group"]:

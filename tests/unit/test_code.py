@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lt import code
+from lt.config import Run, load
+from lt.stages.recipe import members
 
 WORK = "from lt import losses\nfrom lt.deep.inner import x\n\ndef work():\n    import lt.late\n    {}\n"
 
@@ -82,3 +84,21 @@ def test_the_projects_own_scripts() -> None:
     forget()
     light = {p.name for p in code.closure("scripts/evaluate.py")}
     assert "metrics.py" in light and "engine.py" not in light
+
+
+@pytest.mark.parametrize(("method", "dataset", "arch", "own", "foreign"), [
+    ("ce", "digits", "resnet8", {"resnet_cifar"}, {"convert", "mae", "vit", "experts", "redraw"}),
+    ("livt/finetune", "digits", "vit_digits", {"vit"}, {"convert", "resnet_cifar", "experts", "batchformer"}),
+    ("ride3/stage1", "digits", "resnet8", {"experts"}, {"convert", "mae", "vit", "centroids"}),
+    ("mislas/stage1", "places_lt", "resnet152", {"resnet", "convert"}, {"redraw"}),
+])  # fmt: skip
+def test_a_training_stands_on_its_own_papers_networks(
+    method: str, dataset: str, arch: str, own: set[str], foreign: set[str]
+) -> None:
+    """An edit of how checkpoints are imported, or of another paper's network, trains nothing again."""
+    forget()
+    config = load(code.ROOT / "params.yaml")
+    name, _, stage = method.partition("/")
+    params = config.stage(Run(dataset, name, arch, 0), stage or "train").params.model_dump()
+    names = {p.stem for p in code.closure("scripts/train.py", members(params, arch))}
+    assert own <= names and not foreign & names

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from lt import artefact
 from lt.errors import Interrupted, UserError
-from lt.stages import common, predict
+from lt.stages import common, importing, predict
 from lt.stages import train as stage
 
 
@@ -166,7 +166,7 @@ def test_a_frozen_backbone_is_the_pretrained_one_though_the_graph_offers_another
         model.load_state_dict({k: torch.full_like(v, 0.25) for k, v in model.state_dict().items()})
         return f"{arch}: taken"
 
-    monkeypatch.setattr(stage, "load_pretrained", pretrained)
+    monkeypatch.setattr(importing, "load_pretrained", pretrained)
     first = load_file(made / "model.safetensors")["conv1.weight"]
     for load, expected in (("none", torch.full_like(first, 0.25)), ("all", first)):
         runs.write(tmp_path, load=load, pretrained="resnet152", trainable="head")
