@@ -38,6 +38,8 @@ def test_a_run_that_fails_in_part_and_the_same_command_again(tmp_path: Path) -> 
     status = project.run("python", "-m", "lt.cli", "status", "digits_smoke")
     assert told[0].removeprefix("lt: ") in status and "2 done, 1 failed of 3" in status
 
+    again = project.run("snakemake", "-n", TABLE)
+    assert FAILING in again and "rule tabulate" in again, "a table with missing rows is not a finished one"
     learning_rate(project, 0.1)
     made = project.snakemake()
     others = {name for name in made if name.startswith("results/digits_smoke") and FAILING not in name}
