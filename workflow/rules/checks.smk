@@ -35,7 +35,11 @@ onstart:
 
 
 onerror:
-    partial = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "tabulate"]
-    for job in partial:  # or the same command would find its table there and do nothing
+    partial = [
+        job for job in workflow.dag.needrun_jobs() if job.rule.name == "tabulate"
+    ]
+    for (
+        job
+    ) in partial:  # or the same command would find its table there and do nothing
         workflow.persistence.started(job)
     driver.tell(LT, [job.wildcards.table for job in partial])
