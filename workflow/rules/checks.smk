@@ -38,8 +38,7 @@ onerror:
     partial = [
         job for job in workflow.dag.needrun_jobs() if job.rule.name == "tabulate"
     ]
-    for (
-        job
-    ) in partial:  # or the same command would find its table there and do nothing
+    # Begun, not finished: or the same command would find its table there and do nothing.
+    for job in partial:
         workflow.persistence.started(job)
     driver.tell(LT, [job.wildcards.table for job in partial])
