@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": ("doctor", "check data, lists, weights, devices, drivers; say what is missing and what to type"),
     "status": ("status", "what is done, running, failed or missing; --plan: jobs, hours, storage"),
     "explain": ("explain", "follow a cell of a table back to its data"),
+    "effects": ("effects", "what each part of a crossing adds, from the cells that differ in it alone"),
     "verify": ("verify", "re-hash results; report what was changed by hand or no longer fits its parents"),
     "publish": ("publish", "a table with its evidence as small files for a repository"),
     "import": ("importing", "let a checkpoint from elsewhere stand in for a training stage"),

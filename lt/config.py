@@ -301,7 +301,7 @@ class Config:
     def methods(self, table: str) -> list[str]:
         """What a table names; a crossing stands for all its cells."""
         named = self.table(table).methods
-        return [method for entry in named for method in self.cells.names.get(entry, [entry])]
+        return [method for entry in named for method in self.cells.parts.get(entry, [entry])]
 
     def rows(self, table: str) -> list[tuple[Run, str]]:
         """The (run, node) pairs of a table: `btm` reports its final stage, `btm/merge` the node named."""

@@ -25,7 +25,7 @@ class Cells:
     layers: dict[str, Layer] = field(default_factory=dict)
     recipes: dict[str, Layer] = field(default_factory=dict)
     senseless: dict[str, str] = field(default_factory=dict)
-    names: dict[str, list[str]] = field(default_factory=dict)  # of a crossing, all its cells
+    parts: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)  # crossing -> cell -> axis -> part
 
 
 def expand(crossings: dict[str, Crossing]) -> Cells:
@@ -33,11 +33,10 @@ def expand(crossings: dict[str, Crossing]) -> Cells:
     for name, crossing in crossings.items():
         found.layers |= _layers(name, crossing)
         made: dict[tuple, str] = {}
-        found.names[name] = []
+        found.parts[name] = {}
         for combination in itertools.product(*crossing.parts.values()):
             cell = "_".join((name, *combination))
-            found.names[name].append(cell)
-            parts = dict(zip(crossing.parts, combination, strict=True))
+            found.parts[name][cell] = parts = dict(zip(crossing.parts, combination, strict=True))
             met = [i for i, entry in enumerate(crossing.where) if _meets(entry, parts)]
             places = [f"crossings.{name}.recipe", *(f"crossings.{name}.parts.{a}.{o}" for a, o in parts.items())]
             places += [f"crossings.{name}.where.{i}" for i in met]

@@ -5,6 +5,8 @@ A published number is compared only with a run made under like conditions; other
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -246,15 +248,26 @@ def cell(name: str, value: Any) -> str:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    import csv
-    import io
-
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
     for row in frame.itertuples(index=False, name=None):
         writer.writerow([cell(name, value) for name, value in zip(frame.columns, row, strict=True)])
     return out.getvalue()
+
+
+def read(path: Path, column: str) -> list[dict[str, str]]:
+    """The rows of a table as it was written; `column` is one that the reader needs."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}); make it: snakemake --cores all {path}") from None
+    if not rows or "method" not in rows[0]:
+        raise UserError(f"{path}: not a table of results")
+    if column not in rows[0]:
+        raise UserError(f"{path}: no column '{column}'{nearest(column, rows[0])}")
+    return rows
 
 
 def write(frame: pd.DataFrame, path: str | Path) -> None:

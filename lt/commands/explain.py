@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lt import artefact
+from lt import artefact, tables
 from lt.errors import UserError, nearest
 
 UNTOLD = (None, [], {}, "")
@@ -48,16 +47,7 @@ def explained(given: argparse.Namespace) -> Iterator[str]:
 
 
 def find_row(given: argparse.Namespace) -> dict[str, str]:
-    try:
-        with open(given.table, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        command = f"snakemake --cores all {given.table}"
-        raise UserError(f"{given.table}: cannot read ({error.strerror}); make it: {command}") from None
-    if not rows or "method" not in rows[0]:
-        raise UserError(f"{given.table}: not a table of results")
-    if given.column not in rows[0]:
-        raise UserError(f"{given.table}: no column '{given.column}'{nearest(given.column, rows[0])}")
+    rows = tables.read(given.table, given.column)
     methods = dict.fromkeys(r["method"] for r in rows)
     if given.row not in methods:
         raise UserError(f"{given.table}: no row '{given.row}'{nearest(given.row, methods)}")
