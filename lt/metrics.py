@@ -212,11 +212,15 @@ def group_accuracy(
     correct: np.ndarray, tested: np.ndarray, shots: np.ndarray, *, form: Form | str = "plain"
 ) -> dict[str, float]:
     """many, medium, few as fractions; see Form for the rules."""
-    form = _form(form)
+    return {name: value / 100 for name, value in _group_percent(correct, tested, shots, _form(form)).items()}
+
+
+def _group_percent(correct: np.ndarray, tested: np.ndarray, shots: np.ndarray, form: Form) -> dict[str, float]:
+    """In percent, since a rounded mean must not take the way over fractions."""
     shots = shot_index(shots, len(np.asarray(tested)))
-    accuracy = _ratio(correct, tested)
+    accuracy, unit = _ratio(correct, tested), 100
     if form.decimals is not None:
-        accuracy = np.round(100 * accuracy, form.decimals) / 100
+        accuracy, unit = np.round(100 * accuracy, form.decimals), 1
     if form.floored_groups:
         accuracy = np.where(accuracy == 0, FLOOR, accuracy)
     result = {}
@@ -224,11 +228,11 @@ def group_accuracy(
         member = shots == index
         if form.group == "pooled":
             total = np.sum(np.asarray(tested)[member])
-            value = np.sum(np.asarray(correct)[member]) / total if total else math.nan
+            value = 100 * np.sum(np.asarray(correct)[member]) / total if total else math.nan
             blank = not total
         else:
             chosen = _handle_absent(accuracy[member], form.absent)
-            value = float(chosen.mean()) if len(chosen) else math.nan
+            value = unit * float(chosen.mean()) if len(chosen) else math.nan
             blank = not len(chosen)
         result[name] = 0.0 if blank and form.empty == "zero" else float(value)
     return result
@@ -327,7 +331,7 @@ def evaluate_predictions(
     num_classes = len(class_counts)
     correct, tested = class_hits(_labels(pred, num_classes, "predictions"), labels, num_classes)
     accuracy = _ratio(correct, tested)
-    groups = group_accuracy(correct, tested, shots_by_count(class_counts) if shots is None else shots, form=form)
+    groups = _group_percent(correct, tested, shots_by_count(class_counts) if shots is None else shots, form)
     present = accuracy[tested > 0]
     mean = _handle_absent(accuracy, form.absent)
     skew = pdc(pred, labels, class_counts)
@@ -336,7 +340,7 @@ def evaluate_predictions(
         "top1": _percent(correct.sum() / total if total else math.nan),
         "mean": _percent(mean.mean() if len(mean) else math.nan),
         "f1": _percent(macro_f1(pred, labels, num_classes)),
-        **{name: _percent(value) for name, value in groups.items()},
+        **{name: _number(value) for name, value in groups.items()},
         "hm": _percent(harmonic_mean(accuracy, zero=form.zero, absent=form.absent)),
         "gm": _percent(geometric_mean(accuracy, zero=form.zero, absent=form.absent)),
         "zero_classes": int(np.sum(present == 0)),

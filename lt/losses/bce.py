@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,10 +34,10 @@ def class_balanced_bce(logits: Tensor, target: Tensor, *, weight: Tensor, smooth
     return total / logits.shape[0]
 
 
-def log_odds(counts: np.ndarray) -> np.ndarray:
-    """log pi_c - log(1 - pi_c): the training odds of class c, one against the rest."""
-    with np.errstate(divide="ignore"):
-        return np.log(counts) - np.log(counts.sum() - counts)
+def log_odds(counts: np.ndarray) -> Tensor:
+    """log pi_c - log(1 - pi_c), the training odds of class c against the rest; float32 from pi on, as published."""
+    pi = class_vector(counts / counts.sum(), dtype=torch.float32)
+    return torch.log(pi) - torch.log(1 - pi)
 
 
 class Bce(Loss):
@@ -47,7 +49,7 @@ class Bce(Loss):
         class_counts: object,
         smoothing: float = 0.0,
         target_threshold: float | None = None,
-        classes: str = "sum",
+        classes: Literal["sum", "mean"] = "sum",
     ) -> None:
         super().__init__()
         self.smoothing = in_range("smoothing", smoothing, 0, 1)
@@ -56,8 +58,8 @@ class Bce(Loss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         t = dense_target(target, logits, smoothing=self.smoothing)
-        if self.target_threshold is not None:
-            t = (t > self.target_threshold).to(logits.dtype)
+        if self.target_threshold is not None:  # a soft target in its own precision: the threshold may be an entry
+            t = ((target if target.is_floating_point() else t) > self.target_threshold).to(logits.dtype)
         return bce(logits, t, classes=self.classes)
 
 
@@ -74,8 +76,8 @@ class BalancedBce(Bce):
         tau: float = 1.0,
         smoothing: float = 0.0,
         target_threshold: float | None = None,
-        classes: str = "sum",
-        zero_counts: str = "refuse",
+        classes: Literal["sum", "mean"] = "sum",
+        zero_counts: Literal["refuse", "imitate"] = "refuse",
     ) -> None:
         super().__init__(
             class_counts=class_counts, smoothing=smoothing, target_threshold=target_threshold, classes=classes
@@ -84,7 +86,7 @@ class BalancedBce(Bce):
         if counts.size == 1 and zero_counts == "refuse":
             raise UserError("balanced BCE needs two or more classes: with one, the prior odds are infinite")
         self.tau = in_range("tau", tau, -float("inf"))
-        self.register_buffer("log_odds", class_vector(log_odds(counts)), persistent=False)
+        self.register_buffer("log_odds", log_odds(counts), persistent=False)
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         shift = self.log_odds.to(logits.dtype)

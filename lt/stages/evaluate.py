@@ -135,7 +135,7 @@ def in_form(
 def effort_of(opened: artefact.Artefact, stored: dict[str, np.ndarray], groups: np.ndarray) -> dict[str, Any]:
     """GMACs of an average image with every classifier counted, and the published way; experts per image.
 
-    `experts_used`: the shares of images, overall and by group of their class, that ran 1, 2, ... experts.
+    `experts_used`: the shares of images, overall and by group of their class, that ran 1, 2, ... all experts.
     """
     found: dict[str, Any] = {}
     if counted := opened.manifest.get("gmacs"):
@@ -144,7 +144,8 @@ def effort_of(opened: artefact.Artefact, stored: dict[str, np.ndarray], groups: 
         return found | {k: opened.manifest[k] for k in ("experts",) if k in opened.manifest}
     used, group = stored["experts"], groups[stored["labels"]]
     parts = {"all": used} | {name: used[group == number] for number, name in enumerate(metrics.GROUPS)}
-    shares = {n: np.bincount(u, minlength=used.max() + 1)[1:] / max(len(u), 1) for n, u in parts.items()}
+    bins = 1 + opened.manifest.get("num_experts", used.max())
+    shares = {n: np.bincount(u, minlength=bins)[1:] / max(len(u), 1) for n, u in parts.items()}
     return found | {"experts": float(used.mean()), "experts_used": {n: s.tolist() for n, s in shares.items()}}
 
 

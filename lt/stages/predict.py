@@ -119,4 +119,6 @@ def effort(network: torch.nn.Module, size: tuple[int, ...], arrays: dict[str, np
         shares = (used / used.sum()).tolist()
     with torch.inference_mode():
         found = {"gmacs": flops.gmacs(network, size, shares=shares)}
-    return found if experts is None or shares else {**found, "experts": experts}
+    if shares:
+        return {**found, "num_experts": network.num_experts}
+    return found if experts is None else {**found, "experts": experts}

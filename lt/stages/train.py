@@ -225,6 +225,8 @@ class Job:
             given |= meta_inputs(self.loader, optimizer, **own)
         if teacher is not None:
             given["teacher"] = network_of(teacher, self.recipe, self.device)
+            if p["bn_group"]:  # it runs in training mode, on the same devices' shares
+                models.group_norms(given["teacher"], p["bn_group"])
         task = tasks.build(p["task"], model=self.model, loss=loss, mix=self._mix(), **given)
         scaler = torch.amp.GradScaler(self.device.type) if self.settings.precision == "fp16" else None
         return engine.TrainState(

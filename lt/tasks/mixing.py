@@ -1,4 +1,8 @@
-"""Mixing images and what the loss then sees. Draws come from `stream(seed, "mixup", epoch, step)`."""
+"""Mixing images and what the loss then sees. Draws come from `stream(seed, "mixup", epoch, step)`.
+
+Partners are of the same rank. Mixup has one lam for the whole batch on every rank (MiSLAS's devices share theirs);
+`mixup_cutmix` draws for each rank, as LiVT's processes do.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,7 @@ class Mixup:
         self.alpha = alpha
 
     def __call__(self, images: Tensor, target: Tensor, loss: nn.Module, step: Step) -> tuple[Tensor, Criterion]:
-        source = stream(step.seed, "mixup", step.epoch, step.step, step.rank)
-        mix = mixes.draw_mixup(source, len(images), self.alpha)
+        mix = mixes.draw_mixup(stream(step.seed, "mixup", step.epoch, step.step, 0), len(images), self.alpha)
         other = target[torch.from_numpy(mix.perm).to(target.device)]
         from lt.losses.mixup import mixed
 
@@ -59,8 +62,7 @@ class Remix:
     def __call__(self, images: Tensor, target: Tensor, loss: nn.Module, step: Step) -> tuple[Tensor, Criterion]:
         from lt.losses.mixup import remix_lam, remixed
 
-        source = stream(step.seed, "mixup", step.epoch, step.step, step.rank)
-        mix = mixes.draw_mixup(source, len(images), self.alpha)
+        mix = mixes.draw_mixup(stream(step.seed, "mixup", step.epoch, step.step, 0), len(images), self.alpha)
         other = target[torch.from_numpy(mix.perm).to(target.device)]
         lam = remix_lam(target, other, mix.lam, class_counts=self.counts, kappa=self.kappa, tau=self.tau)
         return mixes.apply(images, mix), lambda logits: remixed(loss, logits, target, other, lam)

@@ -285,6 +285,24 @@ def test_two_processes_keep_the_statistics_of_the_global_batch(weighting: str) -
     np.testing.assert_allclose((found[0][2] + found[1][2]) / 2, gradient, rtol=1e-12, atol=1e-15)
 
 
+def test_a_threshold_that_is_an_entry_of_a_soft_target() -> None:
+    """0.2 in float32 is more than 0.2 in float64; the target's own precision decides."""
+    target = torch.tensor([[0.8, 0.2, 0.0]])
+    loss = build("bce", class_counts=[3, 2, 1], target_threshold=0.2)
+    values = [loss(torch.ones(1, 3, dtype=kind), target).item() for kind in (torch.float32, torch.float64)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert values[0] == pytest.approx(3 * np.log1p(np.e) - 1, rel=1e-6)  # the label's column alone is 1
+
+
+def test_prior_odds_are_those_of_a_rounded_share() -> None:
+    """One class with nearly all images: 1 - pi keeps the rounding of pi, as where pi is stored in float32."""
+    loss, pi = build("bal_bce", class_counts=[5000, 2]), np.float32(5000 / 5002)
+    assert loss.log_odds.dtype == torch.float32
+    expected = np.log(pi) - np.log(np.float32(1) - pi)
+    assert loss.log_odds[0].item() == pytest.approx(float(expected), abs=5e-7)
+    assert abs(loss.log_odds[0].item() - np.log(2500.0)) > 1e-5
+
+
 # ---- mixing ----------------------------------------------------------------------------------------------
 
 
@@ -311,6 +329,18 @@ def test_mixed_targets_sum_to_one_and_add_up_for_equal_labels() -> None:
     torch.testing.assert_close(target, torch.tensor([[0.25, 0, 0.75, 0], [0, 1.0, 0, 0]]))
     smooth = mixed_targets(torch.tensor([0]), torch.tensor([2]), 0.25, num_classes=4, smoothing=0.2)
     torch.testing.assert_close(smooth, torch.tensor([[0.25, 0.05, 0.65, 0.05]]))
+
+
+def test_mixup_has_one_lam_on_all_ranks_and_mixup_cutmix_its_own() -> None:
+    from lt.engine import Step
+    from lt.tasks import mixing
+
+    images, target = torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 1, 4, 4), torch.arange(8) % 4
+    loss, ranks = build("cross_entropy", class_counts=COUNTS), [Step(3, 1, 2, rank) for rank in (0, 1)]
+    for name, options, same in (("mixup", {"alpha": 0.2}, True), ("mixup_cutmix", {}, False)):
+        mix = mixing.build(name, num_classes=4, class_counts=COUNTS, **options)
+        one, other = (mix(images, target, loss, step)[0] for step in ranks)
+        assert torch.equal(one, other) == same, name
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,21 @@ def test_pooled_groups_weigh_by_images() -> None:
     assert metrics.group_accuracy(correct, tested, shots)["many"] == pytest.approx(0.45)
 
 
+def test_means_of_rounded_percentages_are_taken_in_percent() -> None:
+    """LiVT: (42.00 + 45.65) / 2 is 43.825 and nothing else before it is rounded; a way over fractions moves it."""
+    draw, form = np.random.default_rng(0), metrics.FORMS["livt"]
+    for _ in range(200):
+        tested = draw.integers(1, 60, 12)
+        correct, shots = draw.binomial(tested, draw.uniform(0, 1, 12)), np.arange(12) % 3
+        labels = np.repeat(np.arange(12), tested)
+        pred = np.concatenate(
+            [np.where(np.arange(t) < c, k, (k + 1) % 12) for k, (c, t) in enumerate(zip(correct, tested, strict=True))]
+        )
+        found = metrics.evaluate_predictions(pred, labels, class_counts=np.arange(12) + 1, shots=shots, form=form)
+        rounded = np.round(100 * correct / tested, 2)
+        assert [found[g] for g in metrics.GROUPS] == [rounded[shots == k].mean() for k in range(3)]
+
+
 def test_shots_by_name_or_number() -> None:
     names = np.array(["few", "many", "medium"])
     np.testing.assert_array_equal(metrics.shot_index(names, 3), [2, 0, 1])

@@ -48,6 +48,22 @@ def test_what_a_training_leaves(tmp_path, monkeypatch):
     assert "epoch    3/3" in (tmp_path / "logs/train.log").read_text()
 
 
+def test_a_teacher_is_grouped_like_its_student(tmp_path, monkeypatch):
+    """It runs in training mode: its logits follow the statistics of the batch that it is shown."""
+    trained(tmp_path / "teacher", monkeypatch)
+    teacher, seen, build = tmp_path / "teacher" / runs.OUT, [], stage.tasks.build
+
+    def watched(*given, teacher, **more):
+        seen.append({getattr(m, "group_size", None) for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)})
+        return build(*given, **more)
+
+    monkeypatch.setattr(stage.tasks, "build", watched)
+    for group in (None, 8):
+        runs.folder(tmp_path / f"student{group}", monkeypatch, bn_group=group)
+        stage.train(f"{runs.RUN}/recipe/train.json", split=runs.SPLIT, out=runs.OUT, teacher=teacher)
+    assert seen == [{None}, {8}]
+
+
 def test_a_training_never_opens_the_test_images(tmp_path, monkeypatch):
     opened, load = [], common.load_source
 
