@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lt import crossing, grid_checks, registry
 from lt.errors import UserError, nearest
-from lt.schema import STAGES, Run, Strict
+from lt.schema import STAGES, Run, Strict, Train
 
 if TYPE_CHECKING:
     from lt.config import Config
@@ -108,6 +108,8 @@ def _recipes(config: Config) -> Iterator[str]:
             continue
         if "paper" not in body and parent is None:
             yield f"{place}.paper: missing; the rules file that holds its graph"
+        if isinstance(nodes := body.get("published"), dict):
+            yield from _unknown(nodes, config.stage_names(method), f"{place}.published")
         yield from _sets(config, method, body)
 
 
@@ -172,6 +174,30 @@ def _stage(config: Config, method: str, stage: str, values: dict, place: str) ->
         if partial:
             return
     yield from registry.check(values, place, verb)
+
+
+WARMUP = {
+    "coslrwarmup": (2, 2),
+    "coslr_official": (0, 5),
+    "mae": (0, 0),
+}  # schedule: least warm-up, warm-up if none is said
+
+
+def resolved(params: Strict) -> Iterator[tuple[str, str]]:
+    """(key, problem) of a stage as a whole: values that go together badly, of whatever layers they come from."""
+    if not isinstance(params, Train):
+        return
+    name = params.schedule.name
+    if name in WARMUP:
+        least, usual = WARMUP[name]
+        epochs = params.schedule.options().get("warmup_epochs", usual)
+        if not least <= epochs < params.epochs:
+            yield (
+                "schedule.warmup_epochs",
+                f"expected {least} or more and less than the {params.epochs} epochs, found {epochs:g}",
+            )
+    if params.head and (params.head.name, params.loss.name) == ("lws", "bagmar"):
+        yield "loss", "bagmar adds its margin before an lws head's scale; that pair is not offered"
 
 
 def _tables(config: Config) -> Iterator[str]:

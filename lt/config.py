@@ -147,14 +147,19 @@ class Config:
     def _layers_by_place(self, method: str) -> dict[str, dict]:
         return dict(self.own_layers(method))
 
+    def set_keys(self, dataset: str) -> list[str]:
+        """Under which keys of `sets` a recipe speaks of a data set: family, the set without a holdout, the set."""
+        base, _ = self.split_overlay(dataset)
+        whole = base.removesuffix("_holdout")
+        return list(dict.fromkeys((self.dataset(base).family, whole, base)))
+
     def layers(self, run: Run) -> Iterator[tuple[str, dict]]:
         """The layers that apply to this run, weakest first."""
-        base, _ = self.split_overlay(run.dataset)
-        family = self.dataset(run.dataset).family
+        keys = self.set_keys(run.dataset)
         for method in self.ancestry(run.method):
             own, place = self._layers_by_place(method), self.place(method)
             order = [place]
-            for key in dict.fromkeys((family, base)):
+            for key in keys:
                 order += [f"{place}.sets.{key}", f"{place}.sets.{key}.archs.{run.arch}"]
             order.append(f"{place}.runs.{run}")
             yield from ((name, own[name]) for name in order if name in own)
@@ -204,12 +209,11 @@ class Config:
 
     def archs(self, method: str, dataset: str) -> list[str]:
         """The networks that this recipe names for this data set."""
-        base, _ = self.split_overlay(dataset)
         found: list[str] = []
         if not self.made_for(method, dataset):
             return found
         for name in self.ancestry(method):
-            for key in (self.dataset(dataset).family, base):
+            for key in self.set_keys(dataset):
                 arch = ((self.recipe(name).get("sets") or {}).get(key) or {}).get("arch")
                 if arch:
                     found = [arch] if isinstance(arch, str) else list(arch)
@@ -218,7 +222,7 @@ class Config:
     def made_for(self, method: str, dataset: str) -> bool:
         """`only` names the data sets and families that a recipe has numbers for, where it has none for others."""
         only = self.meta(method, "only")
-        return only is None or not {self.split_overlay(dataset)[0], self.dataset(dataset).family}.isdisjoint(only)
+        return only is None or not {*self.set_keys(dataset)}.isdisjoint(only)
 
     @functools.cache  # noqa: B019
     def home(self, run: Run, stage: str) -> tuple[Run, str]:
@@ -262,7 +266,19 @@ class Config:
         except ValidationError as error:
             place = f"recipes.{run.method}.stages.{stage} (for {run})"
             raise UserError(self._lines(problems_of(error, place, STAGES[verb]))) from None
+        if found := [*checks.resolved(params), *self._unseen_snapshots(run, verb)]:
+            place = f"recipes.{run.method}.stages.{stage}"
+            raise UserError(self._lines(f"{place}.{key} (for {run}): {line}" for key, line in found))
         return Stage(stage, verb, params, origin, source, bool(verified))
+
+    def _unseen_snapshots(self, run: Run, verb: str) -> Iterator[tuple[str, str]]:
+        """A stage that chooses among snapshots needs a training that leaves some."""
+        if verb == "choose":
+            trained = [s for s in self.stages_of(run) if self.verb(run.method, s) == "train"][-1]
+            home, stage = self.home(run, trained)
+            params = self.stage(home, stage).params
+            if not params.snapshots_every and params.epochs > 1:
+                yield "verb", f"no snapshots to choose from; set snapshots_every in {home.method}'s {stage}"
 
     def _overlay_layer(self, run: Run, verb: str, stage: str) -> Iterator[tuple[str, dict]]:
         _, overlay = self.split_overlay(run.dataset)

@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,12 @@ def custom_ride(
 
 
 def coslr_official(
-    *, lr: float, epochs: int, steps_per_epoch: int, warmup_epochs: int = 5, entry: str = "train"
+    *,
+    lr: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: int = 5,
+    entry: Literal["train", "train_dist"] = "train",
 ) -> Schedule:
     """BatchFormer's CosLR as it runs: the base rate enters twice (`train_dist`: in its warm-up only)."""
     _need(entry in ("train", "train_dist"), f"entry: expected train or train_dist, got '{entry}'")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -220,8 +221,8 @@ def _pn_step(
     labels: Stored | None,
     *,
     tau: float | str = 1.0,
-    stats: str = "test",
-    tau_selected_on: str = "val",
+    stats: Literal["test", "val", "train"] = "test",
+    tau_selected_on: Literal["val", "train", "test"] = "val",
     taus: Sequence[float] = TAUS,
 ) -> Found:
     """PN. `tau: tuned` takes the best of `taus` on the tuning split, or openly on the test split.
@@ -253,7 +254,7 @@ def _tau_norm_step(
     labels: Stored | None,
     *,
     tau: float | str = 1.0,
-    tau_selected_on: str = "val",
+    tau_selected_on: Literal["val", "train", "test"] = "val",
     taus: Sequence[float] = TAUS,
 ) -> Found:
     """`tau: tuned` takes the best of `taus` on the tuning split, or openly on the test split."""
@@ -275,7 +276,12 @@ def _tau_norm_step(
 
 
 def _ncm_step(
-    predictions: Stored, class_counts: np.ndarray, labels: Stored | None, *, kind: str = "cl2n", distance: str = "l2"
+    predictions: Stored,
+    class_counts: np.ndarray,
+    labels: Stored | None,
+    *,
+    kind: Literal["un", "l2n", "cl2n"] = "cl2n",
+    distance: Literal["l2", "cos"] = "l2",
 ) -> Found:
     if labels is None:
         raise UserError("posthoc ncm: class means need predictions of the training split (evaluate.tuning: train)")

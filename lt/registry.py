@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lt.errors import UserError, nearest
 class Member:
     module: str
     options: frozenset[str] | None  # None: takes anything
+    choices: Mapping[str, tuple] = field(default_factory=dict)  # options annotated as `Literal`
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,17 @@ def _options(node: ast.AST | None, tree: ast.Module | None = None) -> frozenset[
     return frozenset(names)
 
 
+def _choices(node: ast.AST | None) -> dict[str, tuple]:
+    """Arguments that say `Literal["a", "b"]`, and what it lists."""
+    inits = [n for n in getattr(node, "body", ()) if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    found = {}
+    for given in ast.walk(inits[0].args if inits else getattr(node, "args", ast.arguments())):
+        match given:
+            case ast.arg(arg=name, annotation=ast.Subscript(value=ast.Name(id="Literal"), slice=listed)):
+                found[name] = ast.literal_eval(listed)
+    return found
+
+
 def _find(module: str, name: str) -> tuple[str, ast.AST | None]:
     path = code.module_path(module)
     if path is None:
@@ -125,7 +137,7 @@ def _member(module: str, tree: ast.Module, value: ast.expr) -> Member:
 def _home(module: str, name: str) -> Member:
     home, node = _find(module, name)
     path = code.module_path(home)
-    return Member(home, _options(node, code._tree(path) if path else None))
+    return Member(home, _options(node, code._tree(path) if path else None), _choices(node))
 
 
 ARCH_MODULES = (
@@ -186,6 +198,9 @@ def check(values: dict[str, Any], place: str, verb: str = "") -> Iterator[str]:
             if option != "name" and option not in allowed - KINDS[kind].given:
                 hint = nearest(option, allowed - KINDS[kind].given)
                 yield f"{place}.{key}.{option}: {name} takes no such option{hint}"
+            elif option in (listed := known[name].choices) and value[option] not in listed[option]:
+                hint = nearest(str(value[option]), listed[option])
+                yield f"{place}.{key}.{option}: no such {option} '{value[option]}'{hint}"
 
 
 def modules(values: dict[str, Any]) -> tuple[str, ...]:

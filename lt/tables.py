@@ -30,6 +30,7 @@ ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "sele
 ROW_KEYS += BOOTSTRAP
 ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
+GROUPS = ("many", "medium", "few")
 COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "job_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
 SELECTED = {"last": "last", "test": "best_on_test", "best_on_test": "best_on_test"}
@@ -194,7 +195,8 @@ def judge(
         )
     own = "holdout" if holdout else "undertrained" if row.get("undertrained") else row.get("not_comparable")
     reasons = [(entry, own or why_not(entry, row)) for entry in found]
-    entry, reason = next((pair for pair in reasons if not pair[1]), reasons[0])
+    fits = [pair for pair in reasons if not pair[1]]
+    entry, reason = min(fits, key=lambda pair: pair[0].epochs is None, default=reasons[0])
     if not reason and value is None:
         reason = f"no {metric}"
     if reason:
@@ -207,6 +209,8 @@ def judge(
 
 def why_not(entry: ledger.Entry, row: Row) -> str | None:
     """Why that published number and this run were not made under like conditions; None if they were."""
+    if entry.shots and entry.metric in GROUPS:  # a row's own are cut by class counts
+        return f"groups as {entry.shots} cuts them"
     if entry.arch == "unknown":
         return "published architecture not stated"
     if entry.arch != PUBLISHED_AS.get(row["arch"], row["arch"]):

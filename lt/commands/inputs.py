@@ -91,18 +91,22 @@ def missing_inputs(config: Config, datasets: Iterable[str], stages: Iterable[str
         lines.update(dict.fromkeys(each.line for each in found if each.path is None))
     wanted = set(stages)
     lines.update(dict.fromkeys(i.line for stage, i in weights_of(config) if stage in wanted and i.path is None))
-    lines.update(dict.fromkeys(_pretrained(config, wanted)))
+    lines.update(dict.fromkeys(_stages(config, wanted)))
     return list(lines)
 
 
-def _pretrained(config: Config, stages: Iterable[str]) -> Iterator[str]:
-    """What is wrong with torchvision's weights that one of these stages starts from."""
+def _stages(config: Config, stages: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the values of these stages, or with torchvision's weights that one of them starts from."""
     archs = set()
     for path in stages:
         run, _, stage = path.replace("/branches/", "/").rpartition("/")
         if not RUN.fullmatch(run) or config.stem(stage) not in config.stage_names(run.split("/")[1]):
             continue
-        params = config.stage(Run.parse(run), stage).params
+        try:
+            params = config.stage(Run.parse(run), stage).params
+        except UserError as error:
+            yield str(error)
+            continue
         archs.add(None if getattr(params, "imported", None) else getattr(params, "pretrained", None))
     for arch in sorted(archs - {None}):
         if line := pretrained(arch).line:

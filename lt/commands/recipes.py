@@ -42,16 +42,16 @@ def _sets(config: Config, method: str) -> dict[str, dict[str, Any]]:
     """The data sets and families that a recipe names, its parents' included, with what holds for each."""
     chain, only = config.ancestry(method), config.meta(method, "only")
     keys = dict.fromkeys(key for name in chain for key in config.recipe(name).get("sets") or {})
-    families = {key: config.dataset(key).family if config.has_dataset(key) else key for key in keys}
-    return {k: _said(config, chain, k, f) for k, f in families.items() if only is None or {k, f} & {*only}}
+    layers = {key: config.set_keys(key) if config.has_dataset(key) else [key] for key in keys}
+    return {k: _said(config, chain, of) for k, of in layers.items() if only is None or {*of} & {*only}}
 
 
-def _said(config: Config, chain: list[str], key: str, family: str) -> dict[str, Any]:
+def _said(config: Config, chain: list[str], keys: list[str]) -> dict[str, Any]:
     """Networks and source of a data set or family, layer over layer as `Config.stage` resolves them."""
     found: dict[str, Any] = {}
     for body in map(config.recipe, chain):
         sets = body.get("sets") or {}
-        for layer in (body, sets.get(family) or {}, sets.get(key) or {}):
+        for layer in (body, *(sets.get(key) or {} for key in keys)):
             found |= {k: layer[k] for k in ("arch", "source", "verified") if k in layer}
     return found
 

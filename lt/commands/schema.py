@@ -75,6 +75,7 @@ def _recipe() -> dict[str, Any]:
         "verified": {"type": "boolean"},
         "undertrained": {"type": "boolean"},
         "arch": {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
+        "published": {"anyOf": [TEXT, _map(TEXT)]},
     }
 
     def layer(keys: tuple[str, ...], **more: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -90,7 +92,9 @@ def generalised_mean(logits: Tensor, target: Tensor, *, log_counts: Tensor, powe
 class BalancedSoftmax(Loss):
     soft_targets = True
 
-    def __init__(self, *, class_counts: object, tau: float = 1.0, zero_counts: str = "refuse") -> None:
+    def __init__(
+        self, *, class_counts: object, tau: float = 1.0, zero_counts: Literal["refuse", "imitate"] = "refuse"
+    ) -> None:
         super().__init__()
         counts = positive_counts(class_counts, name="balanced softmax", zero_counts=zero_counts)
         self.tau = in_range("tau", tau, -float("inf"))
@@ -113,11 +117,11 @@ class ClassBalanced(Loss):
         self,
         *,
         class_counts: object,
-        form: str = "ce",
+        form: Literal["ce", "bce", "softmax", "focal"] = "ce",
         beta: float = 0.9999,
         gamma: float = 2.0,
         smoothing: float = 0.0,
-        zero_counts: str = "refuse",
+        zero_counts: Literal["refuse", "imitate"] = "refuse",
     ) -> None:
         super().__init__()
         self.form = choose("form", form, ("ce", "bce", "softmax", "focal"))
@@ -146,10 +150,10 @@ class Lade(Loss):
         self,
         *,
         class_counts: object,
-        form: str = "full",
+        form: Literal["full", "livt"] = "full",
         strength: float = 0.1,
         alpha: float = 0.1,
-        zero_counts: str = "refuse",
+        zero_counts: Literal["refuse", "imitate"] = "refuse",
     ) -> None:
         super().__init__()
         self.form = choose("form", form, ("full", "livt"))

@@ -7,6 +7,7 @@ its released code computes it (the paper averages pairwise divergences; the code
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class Ride(Loss):
         distill_temperature: float = 1.5,
         distill_factor: float = 1.0,
         distill_expert_multiplier: bool = True,
-        zero_counts: str = "refuse",
+        zero_counts: Literal["refuse", "imitate"] = "refuse",
     ) -> None:
         super().__init__()
         self.scale = in_range("scale", scale, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class Ldam(Loss):
         scaled_logits: bool = False,
         reweight_epoch: int | None = None,
         beta: float = 0.9999,
-        zero_counts: str = "refuse",
+        zero_counts: Literal["refuse", "imitate"] = "refuse",
     ) -> None:
         super().__init__()
         counts = positive_counts(class_counts, name="LDAM", zero_counts=zero_counts)
@@ -158,9 +159,9 @@ class BaGMar(Loss):
         class_counts: object,
         lambda1: float = 1.0,
         lambda2: float = 1.0,
-        form: str = "code",
-        accumulate: str = "double",
-        weighting: str = "none",
+        form: Literal["code", "paper"] = "code",
+        accumulate: Literal["double", "single"] = "double",
+        weighting: Literal["none", "neg_pos_bal", "neg_pos_bal_norm"] = "none",
         criterion: str = "cross_entropy",
         criterion_options: dict[str, object] | None = None,
         eps: float = 1e-3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -52,7 +54,9 @@ def smoothed(logits: Tensor, target: Tensor, *, smoothing: Tensor | float, form:
 
 
 class LabelSmoothing(Loss):
-    def __init__(self, *, class_counts: object, smoothing: float = 0.1, form: str = "code") -> None:
+    def __init__(
+        self, *, class_counts: object, smoothing: float = 0.1, form: Literal["code", "paper"] = "code"
+    ) -> None:
         super().__init__()
         self.smoothing = in_range("smoothing", smoothing, 0, 1)
         self.form = choose("form", form, ("code", "paper"))
@@ -72,10 +76,10 @@ class LabelAwareSmoothing(Loss):
         class_counts: object,
         head: float = 0.3,
         tail: float = 0.0,
-        shape: str = "concave",
+        shape: Literal["concave", "linear", "convex", "exp"] = "concave",
         power: float | None = None,
-        form: str = "code",
-        equal_counts: str = "refuse",
+        form: Literal["code", "paper"] = "code",
+        equal_counts: Literal["refuse", "imitate"] = "refuse",
     ) -> None:
         super().__init__()
         self.form = choose("form", form, ("code", "paper"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,9 @@ class CosineNormed(nn.Module):
         return self.scale * (F.normalize(features, dim=1) @ F.normalize(self.weight, dim=0))
 
 
-def cosine(feature_dim: int, num_classes: int, *, form: str = "squash", scale: float | None = None) -> nn.Module:
+def cosine(
+    feature_dim: int, num_classes: int, *, form: Literal["squash", "normed"] = "squash", scale: float | None = None
+) -> nn.Module:
     """`form: squash` (OLTR, BaGMar; 16) or `form: normed` (LDAM, RIDE; 30)."""
     kind = pick("form of the cosine head", form, {"squash": CosineSquash, "normed": CosineNormed})
     return kind(feature_dim, num_classes) if scale is None else kind(feature_dim, num_classes, scale=scale)

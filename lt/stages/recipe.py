@@ -189,6 +189,12 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
+def _published_as(config: Config, method: str, node: str, final: bool) -> str | None:
+    """`published`: the name that the ledger has for a recipe's last node, or a name for each of several nodes."""
+    said = config.meta(method, "published")
+    return said.get(node) if isinstance(said, dict) else said if final else None
+
+
 def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
     """What a table says of a run before it reads its metrics."""
     data, posthoc = config.dataset(run.dataset), config.stage(run, "evaluate").params.posthoc
@@ -209,7 +215,7 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "holdout": run.dataset.endswith("_holdout"),
         "not_comparable": why or config.meta(run.method, "why_not") or None,
         "undertrained": any(layer.get("undertrained") for _, layer in config.layers(run)),
-        "published_as": config.meta(run.method, "published") or None,
+        "published_as": _published_as(config, run.method, node, final),
         "external_data": _external(config, run),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Experts:
         loss: nn.Module,
         mix: Any = None,
         teacher: nn.Module | None = None,
-        teacher_mode: str = "train",
+        teacher_mode: Literal["train", "eval"] = "train",
     ) -> None:
         if not hasattr(model, "streams"):
             raise UserError(f"task experts: {type(model).__name__} has no experts; set net: ride_<resnet>")

@@ -78,6 +78,7 @@ MISTAKES = {
     "recipes.ce.papers": ("x", "recipes.ce.papers: unknown key; did you mean 'paper'?"),
     "recipes.two.only": (["toyy"], "recipes.two.only: toyy: no such data set or family; did you mean 'toy'?"),
     "recipes.bs.only": ("toy", "recipes.bs.only: expected a list of data sets and families, found 'toy'"),
+    "recipes.bs.published": ({"tain": "ce"}, "recipes.bs.published.tain: unknown key; did you mean 'train'?"),
     "recipes.bs.extends": ("cee", "recipes.bs.extends: no such recipe; did you mean 'ce'?"),
     "recipes.two.stages.stage1": ({"use": "cee/train"}, "stage1.use: no such recipe; did you mean 'ce'?"),
     "recipes.two.stages.stage2": ({"verb": "trian", "epochs": 1}, "no such verb 'trian'; did you mean 'train'?"),
@@ -143,6 +144,66 @@ def test_a_recipe_for_some_sets_only() -> None:
     assert config.archs("two", "toy_if10_smoke") == ["resnet8"]
     with pytest.raises(UserError, match=r"recipes\.two: for toy_if10 only; not for toy_if50"):
         config.stage(run, "stage2")
+
+
+@pytest.mark.parametrize(
+    ("warmup", "wanted"),
+    [(1, "expected 2 or more and less than the 8 epochs, found 1"), (8, "less than the 8 epochs, found 8"), (2, None)],
+)
+def test_values_of_several_layers_that_go_together_badly(warmup: int, wanted: str | None) -> None:
+    schedule = {"name": "coslrwarmup", "base_lr": 0.05, "warmup_epochs": warmup}
+    config, run = Config(changed("recipes.ce.stages.train.schedule", schedule)), Run("toy_if10", "ce", "resnet8", 0)
+    if wanted is None:
+        assert config.stage(run, "train").params.schedule.options()["warmup_epochs"] == warmup
+        return
+    with pytest.raises(UserError) as caught:
+        config.stage(run, "train")
+    place = f"params.yaml: recipes.ce.stages.train.schedule.warmup_epochs (for {run}): "
+    assert str(caught.value).startswith(place) and wanted in str(caught.value)
+
+
+def test_a_margin_under_a_scaled_head_is_refused() -> None:
+    raw = changed("recipes.ce.stages.train.head", "lws")
+    raw["recipes"]["ce"]["stages"]["train"]["loss"] = "bagmar"
+    with pytest.raises(UserError, match=r"stages\.train\.loss .*: bagmar adds its margin before an lws head's scale"):
+        Config(raw).stage(Run("toy_if10", "ce", "resnet8", 0), "train")
+
+
+def test_a_choice_among_snapshots_needs_some() -> None:
+    best = {"extends": "ce", "report": "best", "stages": {"train": {"use": "ce/train"}}}
+    best["stages"]["best"] = {"verb": "choose", "part": "test"}
+    run = Run("toy_if10", "best", "resnet8", 0)
+    with pytest.raises(
+        UserError, match=r"stages\.best\.verb .*: no snapshots to choose from; set snapshots_every in ce's"
+    ):
+        Config(changed("recipes.best", best)).stage(run, "best")
+    raw = changed("recipes.best", best)
+    raw["recipes"]["ce"]["stages"]["train"]["snapshots_every"] = 5
+    assert Config(raw).stage(run, "best").params.part == "test"
+
+
+def test_a_holdout_has_the_numbers_of_its_whole_set() -> None:
+    raw = copy.deepcopy(RAW)
+    raw["datasets"]["toy_if50_holdout"] = {"extends": "toy_if10", "holdout": {"val": 1}}
+    raw["recipes"]["ce"]["sets"]["toy_if50_holdout"] = {"stages": {"train": {"lr": 0.7}}}
+    config = Config(raw)
+    params = config.stage(Run("toy_if50_holdout", "ce", "resnet8", 0), "train").params
+    assert (params.batch, params.epochs, params.lr) == (2, 8, 0.7)
+    assert config.stage(Run("toy_if50", "ce", "resnet8", 0), "train").params.lr == 0.2
+    real = load(ROOT / "params.yaml")
+    for method, stage in (("mislas", "stage2"), ("balms", "train"), ("bagmar", "train")):
+        for base in ("cifar10_lt_if10", "cifar100_lt_if200"):
+            runs = [Run(name, method, "resnet32", 0) for name in (base, f"{base}_holdout")]
+            one, other = (real.stage(*real.home(run, stage)).params for run in runs)
+            assert one == other, (method, base)
+
+
+def test_every_row_of_every_table_resolves() -> None:
+    config = load(ROOT / "params.yaml")
+    for table in config.params.tables:
+        for run, _ in config.rows(table):
+            for stage in config.own_stages(run):
+                config.stage(run, stage)
 
 
 def test_all_problems_in_one_go() -> None:

@@ -51,12 +51,33 @@ def test_networks() -> None:
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"augment": "crop_flop"}, "did you mean 'crop_flip'"),
         ({"optimizer": "sdg"}, "did you mean 'sgd'"),
+        ({"loss": {"name": "bagmar", "form": "papr"}}, "p.loss.form: no such form 'papr'; did you mean 'paper'?"),
+        (
+            {"augment": {"name": "rrc", "interpolation": "area"}},
+            "p.augment.interpolation: no such interpolation 'area'",
+        ),
         ({"task": "clasify"}, "did you mean 'classify'"),
     ],
 )
 def test_one_line_a_mistake(values: dict, wanted: str) -> None:
     found = list(registry.check(values, "p", "train"))
     assert len(found) == 1 and wanted in found[0]
+
+
+def test_what_an_option_may_be_is_what_its_function_takes() -> None:
+    """`Literal` beside an argument promises; the function itself must refuse the rest and take all of it."""
+    from lt.losses import build
+
+    found = {n: m.choices for n, m in registry.members("loss").items() if m.choices}
+    assert {"bagmar", "class_balanced", "label_aware_smoothing", "bal_bce", "lade"} <= set(found)
+    for name, choices in found.items():
+        for option, listed in choices.items():
+            fixed = {"smoothing": 0.1} if name == "label_smoothing" else {}
+            for value in listed:
+                more = {"power": 2.0} if value == "exp" else {}
+                build(name, class_counts=[9, 5, 2], **fixed, **more, **{option: value})
+            with pytest.raises(UserError):
+                build(name, class_counts=[9, 5, 2], **fixed, **{option: "nothing of it"})
 
 
 def test_what_is_right_is_silent() -> None:

@@ -123,6 +123,40 @@ def test_the_first_comparable_entry_is_shown() -> None:
     assert tables.judge(row, 80.5, math.nan, [other], "top1")[3] == "not comparable: resnet8, published resnet50"
 
 
+def test_an_entry_that_states_its_epochs_stands_before_one_that_does_not() -> None:
+    silent = Entry(dataset="digits", method="ce", arch="resnet8", value=80.0, **COMMON)
+    same, other = (Entry(dataset="digits", method="ce", arch="resnet8", value=v, epochs=e, **COMMON)
+                   for v, e in ((70.0, 200), (60.0, 90)))  # fmt: skip
+    row = run(dataset="digits", imb_factor=20, arch="resnet8")
+    assert tables.judge(row, 70.5, math.nan, [silent, other, same], "top1")[0] == 70.0
+    assert tables.judge(row, 70.5, math.nan, [silent, other], "top1")[0] == 80.0
+
+
+@pytest.mark.parametrize(
+    ("text", "node", "wanted"),
+    [
+        ("imagenet_lt/mislas_ce/resnet50/seed0", "stage1", 45.7),
+        ("imagenet_lt/ce/resnet50/seed0", "train", 44.6),
+        ("imagenet_lt/mislas/resnet101/seed0", "stage1", 47.7),
+        ("cifar10_lt_if100/mislas/resnet32/seed0", "stage1", 72.8),
+        ("cifar10_lt_if100/mislas/resnet32/seed0", "stage2", 82.1),
+        ("imagenet_lt/crt_plain/resnet50/seed0", "stage1", None),  # its `published: crt` is the second stage's
+    ],
+)
+def test_a_row_finds_its_own_published_number(text: str, node: str, wanted: float | None) -> None:
+    config, run = load_params(Path(__file__).parents[2] / "params.yaml"), Run.parse(text)
+    row = of_row(config, run, node, node == config.final_stage(run.method))
+    row.pop("manifest")
+    assert tables.judge(row, 50.0, math.nan, published.load().results, "top1")[0] == wanted
+
+
+def test_groups_that_a_paper_cuts_its_own_way_are_not_compared() -> None:
+    entries = published.load().results
+    row = {"dataset": "cifar10_lt_if100", "imb_factor": 100, "method": "bns_lp", "arch": "resnet18", "seed": 0}
+    assert tables.judge(row, 69.4, math.nan, entries, "many")[3] == "not comparable: groups as ipdpp cuts them"
+    assert tables.judge(row, 68.2, math.nan, entries, "top1")[3] == "within"
+
+
 def test_a_number_of_another_split_is_not_compared() -> None:
     entry = Entry(dataset="digits", method="ce", arch="resnet8", value=90.0, **COMMON | {"split": "val"})
     row = run(dataset="digits", imb_factor=20, arch="resnet8")

@@ -7,7 +7,7 @@ published way (AutoAugment, RandAugment, resized crops of files) happens per ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ class Large(Preset):
         *,
         size: int = 224,
         scale: tuple[float, float] = (0.08, 1.0),
-        interpolation: str = "bilinear",
+        interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear",
         reflect: int = 0,
         jitter: float = 0.0,
         operations: tuple[policies.Level, ...] = (),
@@ -270,7 +270,7 @@ class EvalLarge(Preset):
         *,
         size: int = 224,
         resize: int | None = None,
-        interpolation: str = "bilinear",
+        interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear",
         fast: bool = False,
         **stats,
     ):
