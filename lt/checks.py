@@ -176,26 +176,19 @@ def _stage(config: Config, method: str, stage: str, values: dict, place: str) ->
     yield from registry.check(values, place, verb)
 
 
-WARMUP = {
-    "coslrwarmup": (2, 2),
-    "coslr_official": (0, 5),
-    "mae": (0, 0),
-}  # schedule: least warm-up, warm-up if none is said
+WARMUP = {"coslrwarmup": (2, 2), "coslr_official": (0, 5), "mae": (0, 0)}  # the least, and what holds if none is said
 
 
 def resolved(params: Strict) -> Iterator[tuple[str, str]]:
     """(key, problem) of a stage as a whole: values that go together badly, of whatever layers they come from."""
     if not isinstance(params, Train):
         return
-    name = params.schedule.name
-    if name in WARMUP:
-        least, usual = WARMUP[name]
+    if params.schedule.name in WARMUP:
+        least, usual = WARMUP[params.schedule.name]
         epochs = params.schedule.options().get("warmup_epochs", usual)
-        if not least <= epochs < params.epochs:
-            yield (
-                "schedule.warmup_epochs",
-                f"expected {least} or more and less than the {params.epochs} epochs, found {epochs:g}",
-            )
+        if not isinstance(epochs, int | float) or not least <= epochs < params.epochs:
+            wanted = f"{least} or more and less than the {params.epochs} epochs"
+            yield "schedule.warmup_epochs", f"expected {wanted}, found {epochs!r}"
     if params.head and (params.head.name, params.loss.name) == ("lws", "bagmar"):
         yield "loss", "bagmar adds its margin before an lws head's scale; that pair is not offered"
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lt import published as ledger
 from lt import stats
 from lt.errors import UserError, nearest, pick
+from lt.metrics import GROUPS
 from lt.metrics import NAMES as METRICS
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "sele
 ROW_KEYS += BOOTSTRAP
 ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data")
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
-GROUPS = ("many", "medium", "few")
 COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "job_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
 SELECTED = {"last": "last", "test": "best_on_test", "best_on_test": "best_on_test"}

@@ -148,7 +148,12 @@ def test_a_recipe_for_some_sets_only() -> None:
 
 @pytest.mark.parametrize(
     ("warmup", "wanted"),
-    [(1, "expected 2 or more and less than the 8 epochs, found 1"), (8, "less than the 8 epochs, found 8"), (2, None)],
+    [
+        (1, "expected 2 or more and less than the 8 epochs, found 1"),
+        (8, "less than the 8 epochs, found 8"),
+        ("2", "less than the 8 epochs, found '2'"),
+        (2, None),
+    ],
 )
 def test_values_of_several_layers_that_go_together_badly(warmup: int, wanted: str | None) -> None:
     schedule = {"name": "coslrwarmup", "base_lr": 0.05, "warmup_epochs": warmup}
