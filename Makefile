@@ -23,7 +23,7 @@ test: $(STAMP)  ## fast tests
 test-slow: $(STAMP)  ## everything else: whole graphs, faults, servers
 	$(TESTS) -m "slow and not bench"
 
-miniatures: $(STAMP)  ## every recipe of every paper on every large set, two steps on generated images
+miniatures: $(STAMP)  ## the recipes of every paper on every large set (not btm_official, livt_bal), two steps on generated images
 	$(TESTS) -m "miniature or slow" tests/workflow/*miniatures.py
 
 lint: $(STAMP)  ## style, workflow, imports

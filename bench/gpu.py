@@ -81,7 +81,7 @@ def stepper(spec: Network, device: torch.device, *, ours: bool) -> Callable[[tor
         if not ours:
             loss.item()
 
-    return Captured(step, device) if captured else step
+    return Captured(step, device, spec.batch) if captured else step
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -128,7 +128,9 @@ def measure(name: str, device: torch.device, *, seconds: float, peak: float) -> 
     found: dict[str, Any] = {"network": name, "batch": spec.batch, "captured": spec.capture}
     images = torch.randn(spec.batch, 3, spec.size, spec.size, device=device)
     target = torch.arange(spec.batch, device=device) % spec.classes
+    step = None
     for side, ours in (("ordinary", False), ("ours", True)):
+        del step  # the other way's network is no part of this one's memory
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)

@@ -28,7 +28,7 @@ def supported(precision: str, device: torch.device) -> str:
     if precision == "bf16" and device.type == "cpu":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bf16" if fast else "fp32"
-    if precision == "bf16" and not torch.cuda.is_bf16_supported():
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp32"
     return "fp32" if precision == "fp16" and device.type == "cpu" else precision
 
@@ -112,14 +112,14 @@ class Watch:
 
 class Captured:
     """A step whose work on the device is recorded once and replayed: the host launches one graph instead of hundreds
-    of kernels. The first steps, and batches of another shape, run eagerly; they are steps like any other.
+    of kernels. The first steps, and batches of another size, run eagerly; they are steps like any other.
 
     `run(image, target)` must be whole (forward, backward, update, sums) and read nothing that changes but its
     arguments and tensors that are changed in place.
     """
 
-    def __init__(self, run: Callable[[Tensor, Tensor], None], device: torch.device) -> None:
-        self.run, self.device = run, device
+    def __init__(self, run: Callable[[Tensor, Tensor], None], device: torch.device, size: int) -> None:
+        self.run, self.device, self.size = run, device, size  # of a whole batch
         self.sums: Tensor | None = None  # of the epoch; the graph adds to this very tensor
         self.eager, self.replays = 0, 0
         self.forget()
@@ -130,9 +130,10 @@ class Captured:
         self.image = self.target = None
 
     def __call__(self, image: Tensor, target: Tensor) -> None:
-        if self.replay is None and self.eager >= WARM_UP:
+        whole = len(image) == self.size
+        if self.replay is None and self.eager >= WARM_UP and whole:
             self._record(image, target)
-        if self.replay is None or image.shape != self.image.shape:
+        if self.replay is None or not whole:
             self.eager += 1
             self._aside(image, target) if self.replay is None else self.run(image, target)
             return
@@ -157,6 +158,6 @@ class Captured:
             self.replay = lambda: self.run(self.image, self.target)
             return
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a loader's thread may pin memory meanwhile
             self.run(self.image, self.target)
         self.replay = graph.replay

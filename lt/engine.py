@@ -21,6 +21,7 @@ from lt.errors import Interrupted, NonFinite
 
 __all__ = ["Hooks", "Settings", "Step", "Stop", "Task", "TrainState", "autocast", "fit", "supported", "to_device"]
 SAVE_EVERY_S = 30.0
+SAVE_SHARE = 0.02  # of the time, at most, goes into saving: a save that takes 2 s is not repeated within 100 s
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def fit(state: TrainState, settings: Settings, hooks: Hooks, stop: Stop) -> Trai
     network = torch.compile(network) if settings.compile else network
     watch = Watch(state.optimizer, settings.device, looks_every(state, settings))
     captured = _captured(state, network, settings, watch)
-    saved, failure = time.monotonic(), None
+    saved, pause, failure = time.monotonic(), settings.save_every_s, None
     while state.epoch < settings.epochs:
         state.model.train()
         state.task.start_epoch(state.epoch)
@@ -169,7 +170,7 @@ def fit(state: TrainState, settings: Settings, hooks: Hooks, stop: Stop) -> Trai
             if state.step % settings.accumulate:
                 continue
             looking = watch.due(state.step // settings.accumulate)
-            failed, stopping, due = _agreed(failure, stop, time.monotonic() - saved, looking, settings)
+            failed, stopping, due = _agreed(failure, stop, time.monotonic() - saved >= pause, looking, settings)
             if failed:
                 raise NonFinite(failure or "the loss of another rank is not finite; nothing was updated")
             if not captured:
@@ -178,19 +179,18 @@ def fit(state: TrainState, settings: Settings, hooks: Hooks, stop: Stop) -> Trai
                 _look(state, settings, hooks, watch)
             hooks.after_step(state)
             if stopping or due:
-                _save(state, hooks)
-                saved = time.monotonic()
+                saved, pause = _save(state, hooks, settings)
             if stopping:
                 raise Interrupted(_stopped(state, stop))
         _look(state, settings, hooks, watch)
         _close_epoch(state, settings, hooks, time.monotonic() - started, failure)
-    _save(state, hooks)  # what follows may fail for want of space; it then costs no training
+    _save(state, hooks, settings)  # what follows may fail for want of space; it then costs no training
     return state
 
 
-def _agreed(failure: str | None, stop: Stop, since_save: float, looking: bool, settings: Settings) -> tuple[bool, ...]:
+def _agreed(failure: str | None, stop: Stop, due: bool, looking: bool, settings: Settings) -> tuple[bool, ...]:
     """Failed, stopping, due for a save, on all ranks alike; they ask each other only when they look anyway."""
-    flags = (bool(failure), stop.signal is not None, since_save >= settings.save_every_s)
+    flags = (bool(failure), stop.signal is not None, due)
     if distributed.world() == 1:
         return flags
     return distributed.agree(*flags, device=settings.device) if looking else (False, False, False)
@@ -215,7 +215,7 @@ def _captured(state: TrainState, network: nn.Module, settings: Settings, watch: 
         watch.step()
         _count(state, result, target)
 
-    return Captured(run, settings.device)
+    return Captured(run, settings.device, state.loader.size(0))
 
 
 def looks_every(state: TrainState, settings: Settings) -> int:
@@ -266,12 +266,17 @@ def _look(state: TrainState, settings: Settings, hooks: Hooks, watch: Watch) -> 
     )
 
 
-def _save(state: TrainState, hooks: Hooks) -> None:
-    """All ranks come here at the same step; what is saved of the epoch's sums is those of all."""
-    own = state.seen
+def _save(state: TrainState, hooks: Hooks, settings: Settings) -> tuple[float, float]:
+    """All ranks come here at the same step; what is saved of the epoch's sums is those of all.
+
+    When that was, and how long no other is due; 0 s, where a save is asked for at every step, stays that.
+    """
+    own, started = state.seen, time.monotonic()
     state.seen = None if own is None else distributed.total(own)
     hooks.save(state)
     state.seen = own
+    ended = time.monotonic()
+    return ended, max(settings.save_every_s, (ended - started) / SAVE_SHARE) if settings.save_every_s else 0.0
 
 
 def _stopped(state: TrainState, stop: Stop) -> str:

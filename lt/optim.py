@@ -257,7 +257,11 @@ def _sgd(
     groups: list[Group], *, momentum: float = 0.9, nesterov: bool = False, fused: bool = True
 ) -> torch.optim.Optimizer:
     fused = fused and _fused(groups)
-    return plain(torch.optim.SGD)(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
+    optimizer = plain(torch.optim.SGD)(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
+    if momentum:  # the fused kernel leaves its first buffer unwritten where it must skip the first step
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def _adamw(

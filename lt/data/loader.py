@@ -202,8 +202,8 @@ class Loader:
             tensor = torch.from_numpy(np.ascontiguousarray(images))
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
-            fits = self.resident and tensor.nbytes <= DEVICE_SHARE * free
-            return tensor.to(self.device) if fits else tensor.pin_memory()
+            if self.resident and tensor.nbytes <= DEVICE_SHARE * free:
+                return tensor.to(self.device)
         return tensor
 
     def __len__(self) -> int:
@@ -274,10 +274,16 @@ class Loader:
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
+    def _gathered(self, where: Tensor) -> Tensor:
+        """The images of a batch; on their way to a device through pinned memory, or the copy would be waited for."""
+        if self._images.is_cuda or self.device.type != "cuda":
+            return self._images[where.to(self._images.device, non_blocking=True)]
+        out = torch.empty((len(where), *self._images.shape[1:]), dtype=self._images.dtype, pin_memory=True)
+        return torch.index_select(self._images, 0, where, out=out)
+
     def _in_memory(self, jobs: list[Job]) -> Iterator[Batch]:
         for job in jobs:
-            where = torch.from_numpy(self.indices[job[0]])
-            raw = self._move(self._images[where.to(self._images.device)])
+            raw = self._move(self._gathered(torch.from_numpy(self.indices[job[0]])))
             yield self._finish(raw.expand(-1, self.channels, -1, -1), job)
 
     def _from_workers(self, jobs: list[Job]) -> Iterator[Batch]:

@@ -74,7 +74,7 @@ def draw_mix_timm(
 
 def apply(images: Tensor, mix: Mix) -> Tensor:
     """The mixed batch, a new tensor; `images` [B, ..., H, W] are floating point, already normalised."""
-    perm = torch.from_numpy(mix.perm).to(images.device)
+    perm = torch.from_numpy(mix.perm).to(images.device, non_blocking=True)
     if isinstance(mix.lam, np.ndarray):
         return _apply_each(images, mix, perm)
     if mix.boxes is not None:
@@ -94,9 +94,9 @@ def soft_targets(target: Tensor, num_classes: int, mix: Mix | None = None, smoot
     hot.scatter_(1, target.long().view(-1, 1), 1.0 - smoothing + off)
     if mix is None:
         return hot
-    partner = hot[torch.from_numpy(mix.perm).to(target.device)]
+    partner = hot[torch.from_numpy(mix.perm).to(target.device, non_blocking=True)]
     if isinstance(mix.lam, np.ndarray):
-        lam = torch.from_numpy(mix.lam).to(hot).view(-1, 1)
+        lam = torch.from_numpy(mix.lam).to(hot, non_blocking=True).view(-1, 1)
         return hot * lam + partner * (1.0 - lam)
     return hot * mix.lam + partner * (1.0 - mix.lam)
 
@@ -175,8 +175,8 @@ def _apply_each(images: Tensor, mix: Mix, perm: Tensor) -> Tensor:
     boxes = mix.boxes or (None,) * len(images)
     blend = np.array([1.0 if box else lam for lam, box in zip(mix.lam, boxes, strict=True)])
     column = (-1,) + (1,) * (images.ndim - 1)
-    kept = torch.from_numpy(blend).to(images).view(column)
-    shared = torch.from_numpy(1.0 - blend).to(images).view(column)
+    kept = torch.from_numpy(blend).to(images, non_blocking=True).view(column)
+    shared = torch.from_numpy(1.0 - blend).to(images, non_blocking=True).view(column)
     mixed = images * kept + partner * shared
     for row, box in enumerate(boxes):
         if box is not None:

@@ -51,7 +51,7 @@ def remix_lam(
 
     0 where n_y / n_y2 >= kappa and lam < tau; 1 where n_y / n_y2 <= 1/kappa and 1 - lam < tau; else lam.
     """
-    counts = class_vector(counts_array(class_counts)).to(y.device)
+    counts = class_counts if isinstance(class_counts, Tensor) else class_vector(counts_array(class_counts)).to(y.device)
     first, second = counts[y], counts[y2]
     share = torch.as_tensor(lam, dtype=torch.float64, device=y.device).expand(y.shape)
     # products, not quotients: an empty class must not divide by zero

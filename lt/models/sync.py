@@ -30,9 +30,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             unbiased = var * count / (count - 1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        scale = (self.weight.double() * torch.rsqrt(var + self.eps)).to(x.dtype)
-        shift = (self.bias.double() - mean * self.weight.double() * torch.rsqrt(var + self.eps)).to(x.dtype)
-        return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+        wide = torch.promote_types(x.dtype, torch.float32)  # half types are rounded once, at the end
+        scale = self.weight.double() * torch.rsqrt(var + self.eps)
+        shift = self.bias.double() - mean * scale
+        scale, shift = (v.to(wide).view(1, -1, 1, 1) for v in (scale, shift))
+        return (x.to(wide) * scale + shift).to(x.dtype)
 
 
 def sync_batch_norms(net: nn.Module) -> nn.Module:

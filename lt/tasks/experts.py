@@ -45,6 +45,7 @@ class Experts:
         if teacher is not None:
             drawn += [teacher.train(pick("teacher_mode", teacher_mode, TEACHER_MODES)).requires_grad_(False)]
         self.stochastic = any(has_dropout(net) for net in drawn)
+        self.capturable = not self.stochastic  # the loss is of tensors alone; it switches by epoch
 
     def start_epoch(self, epoch: int) -> None:
         self.loss.train()

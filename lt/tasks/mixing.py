@@ -30,7 +30,7 @@ class Mixup:
 
     def __call__(self, images: Tensor, target: Tensor, loss: nn.Module, step: Step) -> tuple[Tensor, Criterion]:
         mix = mixes.draw_mixup(stream(step.seed, "mixup", step.epoch, step.step, 0), len(images), self.alpha)
-        other = target[torch.from_numpy(mix.perm).to(target.device)]
+        other = target[torch.from_numpy(mix.perm).to(target.device, non_blocking=True)]
         from lt.losses.mixup import mixed
 
         def criterion(logits: Tensor) -> Tensor:
@@ -57,13 +57,16 @@ class Remix:
 
     def __init__(self, *, alpha: float, kappa: float = 3.0, tau: float = 0.5, class_counts: np.ndarray) -> None:
         self.alpha, self.kappa, self.tau = alpha, kappa, tau
-        self.counts = torch.as_tensor(class_counts)
+        from lt.losses.base import class_vector, counts_array
+
+        self.counts = class_vector(counts_array(class_counts))
 
     def __call__(self, images: Tensor, target: Tensor, loss: nn.Module, step: Step) -> tuple[Tensor, Criterion]:
         from lt.losses.mixup import remix_lam, remixed
 
+        self.counts = self.counts.to(target.device)
         mix = mixes.draw_mixup(stream(step.seed, "mixup", step.epoch, step.step, 0), len(images), self.alpha)
-        other = target[torch.from_numpy(mix.perm).to(target.device)]
+        other = target[torch.from_numpy(mix.perm).to(target.device, non_blocking=True)]
         lam = remix_lam(target, other, mix.lam, class_counts=self.counts, kappa=self.kappa, tau=self.tau)
         return mixes.apply(images, mix), lambda logits: remixed(loss, logits, target, other, lam)
 

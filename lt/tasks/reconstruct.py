@@ -30,7 +30,8 @@ class Reconstruct:
     def __call__(self, network: nn.Module, batch: dict[str, Any], step: Step) -> dict[str, Tensor]:
         images = batch["image"]
         source = stream(step.seed, "dropout", step.epoch, step.step, step.rank)
-        return {"loss": network(images, draw_noise(source, len(images), self.patches).to(images.device)).loss}
+        noise = draw_noise(source, len(images), self.patches).to(images.device, non_blocking=True)
+        return {"loss": network(images, noise).loss}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -9,10 +9,11 @@ import torch
 from test_engine import Batches, network
 from torch import nn
 
-from lt import engine, losses, models
+from lt import engine, losses, models, optim
 from lt.device import WARM_UP, Captured, Watch, rate_of, set_rate, skippable
 from lt.engine import Hooks, Settings, Stop, TrainState, fit
 from lt.errors import NonFinite
+from lt.stages.devices import set_products
 from lt.tasks.classify import Classify
 
 CPU = torch.device("cpu")
@@ -70,6 +71,45 @@ def test_a_replay_is_what_runs(monkeypatch):
     (captured,) = made
     assert captured.eager == WARM_UP + 3  # each epoch's last batch is ragged
     assert captured.replays == 3 * 7 - captured.eager
+
+
+@pytest.mark.parametrize("images", [27, 3])  # three whole batches and a ragged one; a ragged one alone
+def test_a_ragged_batch_is_never_what_is_recorded(monkeypatch, images):
+    made = []
+    monkeypatch.setattr(engine, "Captured", lambda *args: made.append(Captured(*args)) or made[-1])
+    fit(state_of(loader=Batches(images, 8)), settings_of(epochs=5, capture=True, read_every=5), Hooks(), Stop())
+    (captured,) = made
+    if images == 3:  # the whole batch of this loader
+        assert captured.size == 3 and captured.replays == 5 - WARM_UP
+        return
+    assert captured.image.shape[0] == captured.size == 8
+    assert captured.eager == WARM_UP + 5 and captured.replays == 5 * 4 - captured.eager
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_experts_can_be_captured_and_switch_by_epoch(teacher):
+    from lt.tasks.experts import Experts
+
+    def state():
+        model = models.build("ride_resnet8", 3, seed=0, in_channels=1, experts=2).train()
+        above = models.build("ride_resnet8", 3, seed=1, in_channels=1, experts=2) if teacher else None
+        loss = losses.build("ride", class_counts=[9, 5, 3], reweight_epoch=2)
+        loader = Batches(27, 8)
+        loader.x = torch.randn(27, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        task = Experts(model=model, loss=loss, teacher=above)
+        return TrainState(model=model, optimizer=MAKERS["sgd"](model.parameters()), task=task, loader=loader)
+
+    plain = fit(state(), settings_of(epochs=4), Hooks(), Stop())
+    assert engine.why_not_captured(state(), settings_of(read_every=5)) == ""
+    other = fit(state(), settings_of(epochs=4, capture=True, read_every=5), Hooks(), Stop())
+    torch.testing.assert_close(weights(other), weights(plain), rtol=1e-12, atol=1e-7)
+
+
+def test_emulated_bf16_is_not_native(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert engine.supported("bf16", torch.device("cuda")) == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert engine.supported("bf16", torch.device("cuda")) == "bf16"
 
 
 def test_what_a_graph_holds_is_recorded_anew_where_the_loss_switches():
@@ -173,7 +213,14 @@ def curve(**given):
     if given.get("channels_last"):
         model = model.to(memory_format=torch.channels_last)
     state = state_of(loader=images(), model=model, device=CUDA)
+    if not given.pop("fused", True):
+        state.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    if given.get("precision") == "fp16":
+        state.optimizer = optim.optimizer("sgd", [{"params": [*model.parameters()], "weight_decay": 1e-3}])
+        state.scaler = torch.amp.GradScaler("cuda")
+    set_products({"device": {"tf32": given.pop("tf32", False)}})
     fit(state, settings_of(device=CUDA, **given), Hooks(), Stop())
+    set_products({"device": {"tf32": False}})
     return torch.tensor([row["loss"] for row in state.history])
 
 
@@ -185,7 +232,11 @@ def curve(**given):
         ({"read_every": 4}, 1e-5),
         ({"read_every": 4, "capture": True}, 1e-3),
         ({"channels_last": True}, 1e-3),
+        ({"fused": False}, 1e-5),
+        ({"tf32": True}, 1e-3),
+        ({"compile": True}, 1e-3),
         ({"precision": "bf16"}, 2e-2),
+        ({"precision": "fp16"}, 2e-2),
         ({"precision": "bf16", "channels_last": True, "read_every": 4, "capture": True}, 2e-2),
     ],
 )
@@ -193,6 +244,29 @@ def test_switches_agree_with_the_plain_way_on_an_accelerator(given, tolerance):
     torch.backends.cudnn.allow_tf32 = False
     plain, other = curve(), curve(**given)
     torch.testing.assert_close(other, plain, rtol=tolerance, atol=tolerance)
+
+
+@gpu
+@needs
+@pytest.mark.parametrize("mix", [None, "mixup", "mixup_cutmix", "remix"])
+def test_nobody_waits_for_the_device_within_an_epoch(mix):
+    """Where the loss is not looked at, no step and no mixing may wait: the host runs ahead."""
+    from lt.tasks import mixing
+
+    model = models.build("resnet8", 10, seed=0).to(CUDA)
+    loss = losses.build("cross_entropy", class_counts=[3] * 10).to(CUDA)
+    options = {} if mix == "mixup_cutmix" else {"alpha": 0.2}
+    mixed = mixing.build(mix, num_classes=10, class_counts=[3] * 10, **options) if mix else None
+    state = state_of(loader=images(), model=model, device=CUDA)
+    state.task = Classify(model=model, loss=loss, mix=mixed)
+    settings, watch = settings_of(device=CUDA, read_every=100), Watch(state.optimizer, CUDA, 100)
+    for number, batch in enumerate(state.loader.epoch(0)):
+        torch.cuda.set_sync_debug_mode("error" if number > 1 else "default")  # the first ones make what stays
+        try:
+            engine._micro_step(state, model, batch, engine.Step(0, 0, number), settings, Hooks(), watch)
+            watch.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @gpu

@@ -211,6 +211,27 @@ def test_states_are_saved_by_time_and_at_the_end():
     assert saved == [(2, 0)]
 
 
+@pytest.mark.parametrize(("cost", "wanted"), [(0.1, 30.0), (2.0, 100.0)])
+def test_saving_takes_at_most_a_fiftieth_of_the_time(monkeypatch, cost, wanted):
+    """A state that takes long to write is written less often; what a kill then costs is fifty times a save."""
+    clock, saved, pass_once = [0.0], [], engine._micro_step
+
+    def passed(*given):
+        clock[0] += 1.0
+        return pass_once(*given)
+
+    def save(state):
+        saved.append(clock[0])
+        clock[0] += cost
+
+    monkeypatch.setattr(engine.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(engine, "_micro_step", passed)
+    run(state_of(), Hooks(save=save), epochs=70)
+    gaps = [b - a - cost for a, b in itertools.pairwise(saved[:-1])]  # the last one is the end
+    assert len(gaps) > 2 and gaps[0] == pytest.approx(wanted, abs=1.01) and max(gaps) < wanted + 2
+    assert cost * len(saved[:-1]) <= 0.02 * clock[0]
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("seconds", [2.0, 7.0, 29.0, 45.0])
 def test_a_kill_costs_at_most_30_seconds_and_an_update(monkeypatch, seconds, accumulate):

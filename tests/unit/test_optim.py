@@ -177,6 +177,28 @@ def test_fused_sgd_takes_the_plain_step() -> None:
     torch.testing.assert_close(results[0], results[1], rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_first_step_that_is_skipped_leaves_nothing_behind(nesterov: bool) -> None:
+    """Gradient scaling skips steps, the first ones above all: the buffers of a skipped step must still be zero."""
+    weights = []
+    for skipped in (0, 1):
+        p = nn.Parameter(torch.ones(1000))
+        made = optimizer("sgd", [{"params": [p]}], momentum=0.9, nesterov=nesterov)
+        made.param_groups[0]["lr"] = 0.1
+        assert not made.state[p]["momentum_buffer"].any()  # torch's own would be memory that nobody wrote
+        p.grad = torch.full_like(p, float("inf"))
+        for flag in [1.0] * skipped + [0.0, 0.0]:
+            made.found_inf = torch.tensor(flag)
+            made.step()
+            p.grad = torch.ones_like(p)
+        weights.append(p.detach().clone())
+        p.grad = None
+    assert not torch.isfinite(weights[0]).any()  # the step that was not skipped
+    assert weights[1].unique().item() == pytest.approx(
+        1 - 0.1 * ((1.9 if nesterov else 1.0) + (2.71 if nesterov else 1.9))
+    )
+
+
 def test_options_of_an_optimiser_are_checked() -> None:
     groups = param_groups(Small(), weight_decay=0.0)
     with pytest.raises(UserError, match="no option 'nestrov'; did you mean 'nesterov'"):

@@ -26,7 +26,7 @@ def _filter(images: Tensor, down: Tensor, across: Tensor, finish: Callable[[Tens
     """
     batch, channels, height, width = images.shape
     dtype = torch.float64 if images.is_cuda else torch.float32
-    down, across = (m.to(device=images.device, dtype=dtype) for m in (down, across))
+    down, across = (m.to(device=images.device, dtype=dtype, non_blocking=True) for m in (down, across))
     lines = images.transpose(1, 2).contiguous().to(dtype).view(batch, height * channels, width)
     rows = finish(torch.bmm(lines, across.transpose(1, 2))).view(batch, height, -1)
     out = finish(torch.bmm(down, rows)).float()
@@ -104,7 +104,7 @@ def _hue_table(device: torch.device) -> Tensor:
     for start in (0.0, 2.0, 4.0):
         turns = (start + minuend.double() - subtrahend.double()).float().double().div_(6).add_(1)
         tables.append(turns.sub_(turns.floor()).float().double().mul_(255).floor_())
-    return torch.stack(tables).flatten().to(torch.uint8).to(device)
+    return torch.stack(tables).flatten().to(torch.uint8).to(device, non_blocking=True)
 
 
 def _hue_saturation(planes: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,10 +148,10 @@ def colour_jitter(planes: Tensor, factors: Tensor, order: Tensor, active: Tensor
     `factors` [B, 4], `order` [B, 4] (operation at each place) and `active` [B] live on the CPU, so that
     choosing the images of an operation never waits for the device.
     """
-    moved = factors.float().to(planes.device)
+    moved = factors.float().to(planes.device, non_blocking=True)
     for place in range(4):
         for number, operation in enumerate(OPERATIONS):
-            which = torch.nonzero(active & (order[:, place] == number)).squeeze(1).to(planes.device)
+            which = torch.nonzero(active & (order[:, place] == number)).squeeze(1).to(planes.device, non_blocking=True)
             if len(which):
                 changed = operation(planes.index_select(1, which), moved[which, number])
                 planes.index_copy_(1, which, changed)

@@ -88,7 +88,7 @@ class CropFlip(Preset):
         rows = rows.double()
         offsets = (rows[:, :2] * (2 * self.pad + 1)).long()
         mirrored = ((rows[:, 2:3] < 0.5) & self.mirror).long()
-        top, left, which = torch.cat([offsets, mirrored], 1).to(images.device).unbind(1)
+        top, left, which = torch.cat([offsets, mirrored], 1).to(images.device, non_blocking=True).unbind(1)
         images = batched.crop_flip(images, top, left, which, pad=self.pad)
         if self.degrees:
             images = batched.rotate(images, (-self.degrees + 2 * self.degrees * rows[:, 3]).tolist())
@@ -127,7 +127,7 @@ class AutoAugmentCutout(Preset):
 
     def batch(self, images: Tensor, rows: Tensor) -> Tensor:
         size = torch.tensor(images.shape[2:])
-        y, x = (rows[:, -2:].double() * size).long().to(images.device).unbind(1)
+        y, x = (rows[:, -2:].double() * size).long().to(images.device, non_blocking=True).unbind(1)
         return self.normalise(batched.cutout(images, y, x, length=self.length))
 
     def reference(self, image: Image_, row: Sequence[float]) -> Tensor:
@@ -245,7 +245,7 @@ class Large(Preset):
         out = self.normalise(self.jitter_batch(images, rows) if self.late_jitter else images)
         which, boxes, keys = self.erasures(rows, *images.shape[2:]) if self.p_erase else ([], [], [])
         if which:
-            chosen, where, key = (torch.tensor(v, device=out.device) for v in (which, boxes, keys))
+            chosen, where, key = (torch.tensor(v).to(out.device, non_blocking=True) for v in (which, boxes, keys))
             out[chosen] = batched.erase(out[chosen], where, batched.pixel_noise(key, tuple(out.shape[1:])))
         return out
 

@@ -75,7 +75,9 @@ class SimClr(Preset):
         low, high = torch.tensor(self.ranges, dtype=torch.float64).unbind(1)
         factors = low + (high - low) * rows[:, c + 3 : c + 7]
         planes = colour.colour_jitter(planes, factors, order, rows[:, c + 1] < 0.8)
-        planes = colour.greyscale(planes, torch.nonzero(rows[:, c + 7] < 0.2).squeeze(1).to(images.device))[:channels]
+        planes = colour.greyscale(
+            planes, torch.nonzero(rows[:, c + 7] < 0.2).squeeze(1).to(images.device, non_blocking=True)
+        )[:channels]
         if self.radius:
             planes = colour.blur(planes, 0.1 + (2.0 - 0.1) * rows[:, c + 8], radius=self.radius)
         return self.normalise(planes.transpose(0, 1).contiguous())
