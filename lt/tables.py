@@ -29,7 +29,17 @@ BOOTSTRAP = ("top1_images_ci95", "top1_classes_ci95")  # half widths; images, or
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
 ROW_KEYS += BOOTSTRAP
-ROW_KEYS += ("undertrained", "missing", "senseless", "not_comparable", "published_as", "external_data")
+ROW_KEYS += (
+    "undertrained",
+    "missing",
+    "senseless",
+    "not_comparable",
+    "published_as",
+    "external_data",
+    "paper",
+    "title",
+)
+ON_TEST = "chosen on the test set"  # in a verdict: such a number is shown and competes with none
 EFFORT = ("experts", "gmacs", "gmacs_published")  # of a routed network they differ from seed to seed
 COUNTED = ("zero_classes", "absent_classes", "tested")
 DECIMALS = {"pdc": 3, "tau": 3, "wall_s": 1, "job_s": 1, "peak_mb": 1, "p": 4, "p_holm": 4}
@@ -51,6 +61,7 @@ def tabulate(
     A row has the keys of ROW_KEYS: its identity and cost, `metrics`, what bears on comparing it (`holdout`,
     `selected_on`, `undertrained`, `not_comparable`: why) and `missing`, the command that makes the run. A row with
     `senseless` is no run: it says why there is none. `published_as`: the method whose published numbers are meant.
+    `paper` and `title`: what groups a method's rows with others, and its name for readers.
     """
     import pandas as pd
 
@@ -66,10 +77,11 @@ def tabulate(
             out.append(_seed_row(row, entries, metric))
         out.append(_mean_row(group, entries, names, metric))
     columns = [*IDENTITY, "seed", "seeds", "selected_on", *names]
-    columns += [f"{name}_ci95" for name in names] + [*BOOTSTRAP, *COST, *PUBLISHED]
+    columns += [f"{name}_se" for name in names] + [f"{name}_ci95" for name in names] + [*BOOTSTRAP, *COST, *PUBLISHED]
     frame = pd.DataFrame(out, columns=columns, dtype=object)
     frame = frame.where(frame.notna(), None)
     frame.attrs = {"table": table, "metric": metric, "metrics": names}
+    frame.attrs |= {key: {row["method"]: row[key] for row in rows if row.get(key)} for key in ("paper", "title")}
     return frame
 
 
@@ -153,7 +165,7 @@ def _mean_row(group: list[Row], entries: list[ledger.Entry], names: list[str], m
         values = [_finite((row.get("metrics") or {}).get(name)) for row in there]
         s = stats.summary(v for v in values if v is not None)
         if s.n == len(there):  # a mean over some of the seeds would not be comparable
-            out[name], out[f"{name}_ci95"] = s.mean, _finite((s.high - s.low) / 2)
+            out[name], out[f"{name}_se"], out[f"{name}_ci95"] = s.mean, _finite(s.se), _finite((s.high - s.low) / 2)
             head = (s.mean, s.se) if name == metric else head
     walls, jobs, peaks = ([row[k] for row in there if row.get(k) is not None] for k in COST)
     out["wall_s"] = sum(walls) / len(walls) if walls else None
@@ -187,12 +199,8 @@ def judge(
     dataset, method = row["dataset"].removesuffix("_holdout"), row.get("published_as") or row["method"]
     found = ledger.find(entries, dataset=dataset, method=method, metric=metric, imb_factor=row.get("imb_factor"))
     if not found:
-        return (
-            None,
-            None,
-            None,
-            "not published (undertrained)" if row.get("undertrained") else "not published",
-        )
+        why = "undertrained" if row.get("undertrained") else row.get("not_comparable")
+        return None, None, None, f"not published ({why})" if why else "not published"
     own = "holdout" if holdout else "undertrained" if row.get("undertrained") else row.get("not_comparable")
     reasons = [(entry, own or why_not(entry, row)) for entry in found]
     fits = [pair for pair in reasons if not pair[1]]
@@ -238,8 +246,8 @@ def cell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    base = name.removesuffix("_ci95")
-    if base in COUNTED and not name.endswith("_ci95") and float(value).is_integer():
+    base = name.removesuffix("_ci95").removesuffix("_se")
+    if base in COUNTED and base == name and float(value).is_integer():
         return str(int(value))
     if base in ("imb_factor", "resolution", "epochs", "experts", "seed", "seeds"):
         return f"{value:g}"

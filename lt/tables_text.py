@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lt.tables import COST, cell
+from lt.tables import COST, ON_TEST, cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,11 +53,23 @@ def _filled(records: list[dict[str, Any]], names: list[str]) -> list[str]:
 
 
 def best(records: list[dict[str, Any]], name: str) -> str | None:
-    """The best value of a column as it is written (equal texts are all marked); None if all are equal."""
-    values = [r[name] for r in records if r.get(name) is not None]
+    """The best value of a column as it is written (equal texts are all marked); None if all are equal.
+
+    What was chosen on the test set does not compete.
+    """
+    values = [r[name] for r in records if r.get(name) is not None and not on_test(r)]
     if len({cell(name, value) for value in values}) < 2:
         return None
     return cell(name, min(values) if name in LOWER_IS_BETTER else max(values))
+
+
+def on_test(record: dict[str, Any]) -> bool:
+    return record["selected_on"] == "best_on_test" or ON_TEST in (record["verdict"] or "")
+
+
+def bold(record: dict[str, Any], name: str, top: str | None) -> bool:
+    """Whether a value is its column's best."""
+    return cell(name, record[name]) == top and not on_test(record)
 
 
 def _title(name: str, records: list[dict[str, Any]]) -> str:
@@ -124,8 +136,8 @@ def _md_means(means: list[dict[str, Any]], names: list[str], notes: list[str]) -
         for name in names:
             text = cell(name, r[name])
             spread = cell(f"{name}_ci95", r[f"{name}_ci95"])
-            bold = f"**{text}**" if text and text == top[name] else text
-            row.append(f"{bold} ± {spread}" if spread else bold)
+            text = f"**{text}**" if text and bold(r, name, top[name]) else text
+            row.append(f"{text} ± {spread}" if spread else text)
         shown = cell("published", r["published"])
         row += [cell(n, r[n]) for n in cost]
         row += [f"{shown} [{notes.index(r['source']) + 1}]" if r["source"] else shown]
@@ -180,8 +192,8 @@ def to_html(frame: pd.DataFrame) -> str:
             cells = [escape(str(r["method"])), escape(str(r["arch"])), cell("seeds", r["seeds"])]
             for n in names:
                 text, spread = cell(n, r[n]), cell(f"{n}_ci95", r[f"{n}_ci95"])
-                bold = f"<b>{text}</b>" if text and text == top[n] else text
-                cells.append(f"{bold} <small>± {spread}</small>" if spread else bold)
+                text = f"<b>{text}</b>" if text and bold(r, n, top[n]) else text
+                cells.append(f"{text} <small>± {spread}</small>" if spread else text)
             cells += [cell("published", r["published"]), escape(r["verdict"] or "")]
             rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     title, head = escape(frame.attrs["table"]), "".join(f"<th>{h}</th>" for h in heads)
@@ -193,51 +205,97 @@ def to_html(frame: pd.DataFrame) -> str:
     )  # fmt: skip
 
 
+LONG = 36  # rows that fit a page; a longer table goes on over pages
+MARKS = {"*": "the epoch, or tau, was chosen on the test set: shown, not compared", "\\dag": "undertrained"}
+
+
 def to_tex(frame: pd.DataFrame) -> str:
-    """A booktabs table of the means: one group a data set, best in bold, half the 95 % interval as spread."""
+    """A booktabs table of the means: papers apart, best in bold, half the 95 % interval as spread."""
     means = [r for r in _records(frame) if r["seed"] == "mean"]
     names = _filled(means, [n for n in PAPER if n in frame.attrs["metrics"]])
     public = any(r["published"] is not None for r in means)
     heads = ["Method", "Architecture", "Seeds", *[HEADS[n] for n in names]] + (["Published"] if public else [])
-    width = len(heads)
-    metric = HEADS.get(frame.attrs["metric"], frame.attrs["metric"])
-    out = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}[t]",
-        "  \\centering",
-        "  \\small",
-        "  \\setlength{\\tabcolsep}{4pt}",
-        "  \\begin{tabular}{@{}ll" + "r" * (width - 2) + "@{}}",
-        "    \\toprule",
-        "    " + " & ".join(map(escape_tex, heads)) + " \\\\",
-    ]
+    head = "    " + " & ".join(map(escape_tex, heads)) + " \\\\"
+    rows, used = [], set()
     for name, group in _sets(means).items():
-        out += [
-            "    \\midrule",
-            f"    \\multicolumn{{{width}}}{{@{{}}l}}{{\\emph{{{escape_tex(_title(name, group))}}}}} \\\\",
-        ]
-        top = {n: best(group, n) for n in names}
-        out += ["    " + " & ".join(_tex_row(r, names, top, public)) + " \\\\" for r in group]
+        block = f"\\multicolumn{{{len(heads)}}}{{@{{}}l}}{{\\emph{{{escape_tex(_title(name, group))}}}}}"
+        rows += ["    \\midrule", f"    {block} \\\\"]
+        top, papers = {n: best(group, n) for n in names}, frame.attrs["paper"]
+        for before, r in zip([None, *group], group, strict=False):
+            if before and papers.get(before["method"]) != papers.get(r["method"]):
+                rows.append("    \\addlinespace")
+            mark = _mark(r)
+            used |= {mark} - {""}
+            title = frame.attrs["title"].get(r["method"], r["method"])
+            rows.append("    " + " & ".join(_tex_row(r, title, mark, names, top, public)) + " \\\\")
+    return _tex_table(frame, head, rows, len(heads), _tex_caption(frame, public, used))
+
+
+def _tex_caption(frame: pd.DataFrame, public: bool, used: set[str]) -> str:
     caption = f"{frame.attrs['table']}: mean over seeds, spread = half the 95 % t interval, best in bold."
     if public:
+        metric = HEADS.get(frame.attrs["metric"], frame.attrs["metric"])
         caption += f" Published: {metric}; in parentheses where the conditions differ."
-    out += [
-        "    \\bottomrule",
-        "  \\end{tabular}",
-        f"  \\caption{{{escape_tex(caption)}}}",
-        f"  \\label{{tab:{''.join(c if c.isalnum() else '-' for c in frame.attrs['table'])}}}",
-        "\\end{table}",
-    ]
-    return "\n".join(out) + "\n"
+    notes = [f" $^{{{mark}}}${escape_tex(text)}." for mark, text in MARKS.items() if mark in used]
+    return escape_tex(caption) + "".join(notes)
 
 
-def _tex_row(r: dict[str, Any], names: list[str], top: dict[str, str | None], public: bool) -> list[str]:
-    row = [escape_tex(r["method"]), escape_tex(r["arch"]), cell("seeds", r["seeds"])]
+def _tex_table(frame: pd.DataFrame, head: str, rows: list[str], width: int, caption: str) -> str:
+    columns, body = "@{}ll" + "r" * (width - 2) + "@{}", "\n".join(rows)
+    label = "tab:" + "".join(c if c.isalnum() else "-" for c in frame.attrs["table"])
+    if len(rows) <= LONG:
+        return f"""% needs \\usepackage{{booktabs}}
+\\begin{{table}}[t]
+  \\centering
+  \\small
+  \\setlength{{\\tabcolsep}}{{4pt}}
+  \\begin{{tabular}}{{{columns}}}
+    \\toprule
+{head}
+{body}
+    \\bottomrule
+  \\end{{tabular}}
+  \\caption{{{caption}}}
+  \\label{{{label}}}
+\\end{{table}}
+"""
+    return f"""% needs \\usepackage{{booktabs,longtable}}
+\\begingroup
+  \\footnotesize
+  \\setlength{{\\tabcolsep}}{{3pt}}
+  \\begin{{longtable}}{{{columns}}}
+    \\caption{{{caption}}} \\label{{{label}}} \\\\
+    \\toprule
+{head}
+    \\endfirsthead
+    \\toprule
+{head}
+    \\midrule
+    \\endhead
+    \\bottomrule
+    \\endlastfoot
+{body}
+  \\end{{longtable}}
+\\endgroup
+"""
+
+
+def _mark(r: dict[str, Any]) -> str:
+    return "*" if on_test(r) else "\\dag" if "undertrained" in (r["verdict"] or "") else ""
+
+
+def _tex_row(
+    r: dict[str, Any], title: str, mark: str, names: list[str], top: dict[str, str | None], public: bool
+) -> list[str]:
+    row = [escape_tex(title) + (f"$^{{{mark}}}$" if mark else ""), escape_tex(r["arch"])]
+    if not r["seeds"] and r["verdict"]:  # a cell that is no run, or a run that is missing: why
+        return [*row, f"\\multicolumn{{{1 + len(names) + public}}}{{l@{{}}}}{{{escape_tex(r['verdict'])}}}"]
+    row.append(cell("seeds", r["seeds"]))
     for name in names:
         text = cell(name, r[name])
         spread = cell(f"{name}_ci95", r[f"{name}_ci95"])
-        bold = f"\\textbf{{{text}}}" if text and text == top[name] else text or "--"
-        row.append(bold + (f"{{\\scriptsize\\,$\\pm$\\,{spread}}}" if spread else ""))
+        text = f"\\textbf{{{text}}}" if text and bold(r, name, top[name]) else text or "--"
+        row.append(text + (f"{{\\scriptsize\\,$\\pm$\\,{spread}}}" if spread else ""))
     if public:
         text = cell("published", r["published"]) or "--"
         unlike = text != "--" and not (r["verdict"] or "").startswith(("within", "above", "below"))
@@ -248,4 +306,4 @@ def _tex_row(r: dict[str, Any], names: list[str], top: dict[str, str | None], pu
 def tex_document(fragment: str) -> str:
     """A page that holds nothing but the table, to compile it alone."""
     head = "\\documentclass{article}\n\\usepackage[landscape,margin=1cm]{geometry}\n"
-    return head + "\\usepackage{booktabs}\n\\begin{document}\n" + fragment + "\\end{document}\n"
+    return head + "\\usepackage{booktabs,longtable}\n\\begin{document}\n" + fragment + "\\end{document}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,19 @@ def plot(recipe: str | Path, *, figure: str, out: str | Path) -> None:
 
 
 def by_method(recipe: dict[str, Any], figure: str) -> dict[str, list[Path]]:
-    """Metrics folders of each method, seeds in order; the first data set of the table that has any."""
+    """Metrics folders of each method, seeds in order; the first data set of the table that has any.
+
+    A method with several networks is as many series, and their names say which.
+    """
     chosen, found = recipe["figures"].get(figure) or None, {}
     for row in recipe["rows"]:
         folder = Path(row["manifest"]).parent
         if (chosen is None or row["method"] in chosen) and (folder / "metrics.json").exists():
-            found.setdefault(row["dataset"], {}).setdefault(row["method"], []).append(folder)
+            found.setdefault(row["dataset"], {}).setdefault((row["method"], row["arch"]), []).append(folder)
     first = next(iter(found.values()), {})
-    return first if chosen else dict(list(first.items())[:MOST])
+    networks = Counter(method for method, _ in first)
+    named = {m if networks[m] == 1 else f"{m}, {arch}": folders for (m, arch), folders in first.items()}
+    return named if chosen else dict(list(named.items())[:MOST])
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

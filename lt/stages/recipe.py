@@ -215,6 +215,8 @@ def of_row(config: Config, run: Run, node: str, final: bool) -> dict[str, Any]:
         "holdout": run.dataset.endswith("_holdout"),
         "not_comparable": why or config.meta(run.method, "why_not") or None,
         "undertrained": any(layer.get("undertrained") for _, layer in config.layers(run)),
+        "paper": config.meta(run.method, "paper"),
+        "title": config.meta(run.method, "title", run.method) + ("" if final else f": {node}"),
         "published_as": _published_as(config, run.method, node, final),
         "external_data": _external(config, run),
     }
@@ -242,7 +244,14 @@ def senseless(config: Config, table: str) -> list[dict[str, str]]:
     """The cells of a crossing that are no runs, and why."""
     named = [m for m in config.methods(table) if m in config.cells.senseless]
     return [
-        {"dataset": dataset, "method": method, "arch": arch, "senseless": config.cells.senseless[method]}
+        {
+            "dataset": dataset,
+            "method": method,
+            "arch": arch,
+            "senseless": config.cells.senseless[method],
+            "paper": config.meta(method, "paper"),
+            "title": config.meta(method, "title", method),
+        }
         for dataset in config.table(table).datasets
         for method in named
         for arch in config.archs(method, dataset)

@@ -59,6 +59,7 @@ def test_one_row_a_seed_and_one_mean_row_with_its_interval() -> None:
     mean, expected = got[-1], stats.summary(values)
     assert mean["top1"] == f"{expected.mean:.2f}" == "38.25"
     assert mean["top1_ci95"] == f"{expected.high - expected.mean:.2f}"
+    assert mean["top1_se"] == f"{expected.se:.2f}" and got[0]["top1_se"] == ""
     assert mean["difference"] == "-0.15" and mean["verdict"] == "within" and mean["published"] == "38.40"
     assert mean["source"] == COMMON["source"] and mean["seeds"] == "3"
     assert (mean["wall_s"], mean["peak_mb"], mean["hm"]) == ("11.0", "200.0", "")
@@ -288,14 +289,48 @@ def test_latex_is_balanced_escaped_and_bold_in_each_group() -> None:
     assert len({x.replace("\\&", "").count("&") for x in lines}) == 1 and len(lines) == 4
 
 
+def test_latex_names_methods_for_readers_and_sets_papers_apart() -> None:
+    rows = [run("ce", title="Cross-entropy", paper="baselines"), run("mislas", title="MiSLAS", paper="mislas")]
+    rows += [run("mislas/stage1", title="MiSLAS: stage1", paper="mislas"), run("btm", title="BTM & more", paper="btm")]
+    body = tables_text.to_tex(tables.tabulate(rows, ENTRIES, "t")).split("\\midrule")[1].splitlines()[2:]
+    first = [line.strip().split(" & ")[0] for line in body]
+    space = "\\addlinespace"
+    assert first[:6] == ["Cross-entropy", space, "MiSLAS", "MiSLAS: stage1", space, r"BTM \& more"]
+
+
+def test_what_was_chosen_on_the_test_set_competes_with_none_and_is_marked() -> None:
+    tuned = {"not_comparable": "tau chosen on the test set"}
+    rows = [run("ce", top1=38.0), run("tuned", top1=50.0, **tuned), run("best", top1=49.0, selected_on="test")]
+    rows += [run("short", top1=37.0, undertrained=True)]
+    made = tables.tabulate(rows, ENTRIES, "t")
+    assert as_dicts(rows)[2]["verdict"] == "not published (tau chosen on the test set)"
+    assert "**38.00**" in tables_text.to_md(made) and "**50.00**" not in tables_text.to_md(made)
+    assert "<b>38.00</b>" in tables_text.to_html(made) and "<b>49.00</b>" not in tables_text.to_html(made)
+    text = tables_text.to_tex(made)
+    assert r"\textbf{38.00}" in text and "tuned$^{*}$" in text and "best$^{*}$" in text and r"short$^{\dag}$" in text
+    assert text.count("chosen on the test set: shown, not compared") == 1 and text.count("undertrained") == 1
+
+
+def test_latex_says_why_a_cell_is_no_run() -> None:
+    rows = [run("ce"), {"dataset": "cifar100_lt_if100", "method": "x", "arch": "resnet32", "senseless": "no & why"}]
+    text = tables_text.to_tex(tables.tabulate(rows, ENTRIES, "t"))
+    assert r"{no such run: no \& why}" in text
+
+
 @pytest.mark.slow
-def test_latex_compiles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("methods", [3, 90])
+def test_latex_compiles_and_fits_its_page(tmp_path: Path, methods: int) -> None:
     pdflatex = program("pdflatex", "texlive-latex-base", "texlive-latex-recommended")
-    (tmp_path / "t.tex").write_text(tables_text.tex_document(tables_text.to_tex(frame())))
+    rows = [
+        run(f"m{i}", s, title=f"Method {i}, of some length", paper=f"p{i // 7}") for i in range(methods) for s in (0, 1)
+    ]
+    made = tables.tabulate(rows, ENTRIES, "cifar_100") if methods > 3 else frame()
+    (tmp_path / "t.tex").write_text(tables_text.tex_document(tables_text.to_tex(made)))
     command = [pdflatex, "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000
+    assert "too large" not in done.stdout and "Overfull" not in done.stdout
 
 
 def test_html_is_escaped_bold_and_loads_nothing() -> None:

@@ -49,14 +49,28 @@ rule plot:
     threads: 1
     params:
         args=lambda wildcards, input: f"--recipe {input.recipe} --figure {wildcards.figure}",
+        dataset=lambda wildcards: LT.table(wildcards.table).datasets[0],
     shell:
         "python scripts/plot.py {params.args} --out {output} --log {log}"
+
+
+def figures_of(table):
+    return [f"results/figures/{table}/{name}.svg" for name in LT.table(table).figures]
+
+
+for name in LT.params.tables:
+
+    rule:
+        name:
+            f"figures_{name}"
+        input:
+            figures_of(name),
 
 
 rule figures:
     input:
         [
-            f"results/figures/{table}/{figure}.svg"
-            for table in LT.params.grid.tables
-            for figure in LT.table(table).figures
+            path
+            for table in (LT.params.grid.tables if LT.params.grid else [])
+            for path in figures_of(table)
         ],
