@@ -195,22 +195,63 @@ def resolved(params: Strict) -> Iterator[tuple[str, str]]:
 
 def _tables(config: Config) -> Iterator[str]:
     for name, table in config.params.tables.items():
-        for dataset in table.datasets:
-            if not config.has_dataset(dataset):
-                yield f"tables.{name}.datasets: {dataset}: no such data set{nearest(dataset, config.params.datasets)}"
-        for entry in config.methods(name):
-            method = entry.split("/")[0]
-            if method in config.cells.senseless:
-                continue
-            if method not in config.params.recipes:
-                yield f"tables.{name}.methods: {method}: no such recipe{nearest(method, config.params.recipes)}"
+        place = f"tables.{name}"
+        for dataset in (d for d in table.datasets if not config.has_dataset(d)):
+            yield f"{place}.datasets: {dataset}: no such data set{nearest(dataset, config.params.datasets)}"
+        lists = {"datasets": table.datasets, "methods": table.methods, "seeds": table.seeds}
+        for key, values in lists.items():
+            if values == []:
+                yield f"{place}.{key}: expected one or more, found none"
+            for value in [v for i, v in enumerate(values or []) if v in values[:i]]:
+                yield f"{place}.{key}: {value} is listed twice"
+        yield from _entries(config, name)
+        for dataset, archs in table.archs.items():
+            if dataset not in table.datasets:
+                yield f"{place}.archs: {dataset}: not a data set of this table{nearest(dataset, table.datasets)}"
+            for arch in archs:
+                if arch not in registry.archs():
+                    yield f"{place}.archs.{dataset}: no such network '{arch}'{nearest(arch, registry.archs())}"
+
+
+def _entries(config: Config, table: str) -> Iterator[str]:
+    """What a table names has a recipe, and the stage behind the slash."""
+    for entry in config.methods(table):
+        method, _, node = entry.partition("/")
+        if method in config.cells.senseless:
+            continue
+        if method not in config.params.recipes:
+            yield f"tables.{table}.methods: {method}: no such recipe{nearest(method, config.params.recipes)}"
+            continue
+        made = [s for s in config.stage_names(method) if config.verb(method, s) in ("train", "merge", "choose")]
+        if node and (config.stem(node) not in made or node == "branch"):
+            known = ["branch0" if s == "branch" else s for s in made]
+            yield f"tables.{table}.methods: {entry}: no such stage with a row of its own{nearest(node, known)}"
+
+
+def without_rows(config: Config) -> Iterator[str]:
+    """Methods that no data set of their table has a network for; asked once all else is right."""
+    for name, table in config.params.tables.items():
+        for method in dict.fromkeys(entry.split("/")[0] for entry in config.methods(name)):
+            sets = [d for d in table.datasets if config.made_for(method, d)]  # those it has numbers for, if it says so
+            if sets and method not in config.cells.senseless and not any(config.archs(method, d) for d in sets):
+                yield f"tables.{name}.methods: {method}: recipes.{method}.sets names no network for {', '.join(sets)}"
 
 
 def _comparisons(config: Config) -> Iterator[str]:
+    """Planned comparisons and figures speak of methods of their table."""
     for name, table in config.params.tables.items():
         methods = config.methods(name)
-        for method in (m for pair in table.comparisons for m in pair if m not in methods):
-            yield f"tables.{name}.comparisons: {method}: not a method of this table{nearest(method, methods)}"
+        for pair in table.comparisons:
+            for method in (m for m in pair if m not in methods):
+                yield f"tables.{name}.comparisons: {method}: not a method of this table{nearest(method, methods)}"
+            if pair[0] == pair[1] or table.comparisons.count(pair) > 1:
+                yield f"tables.{name}.comparisons: {pair[0]}, {pair[1]}: expected two methods, each pair once"
+        known = registry.members("figure")
+        for figure, shown in table.figures.items():
+            if figure not in known:
+                yield f"tables.{name}.figures: no such figure '{figure}'{nearest(figure, known)}"
+            for method in (m for m in shown if m not in methods):
+                yield f"tables.{name}.figures.{figure}: {method}: not a method of this table{nearest(method, methods)}"
 
 
 def _unknown(body: dict, known: tuple[str, ...], place: str) -> Iterator[str]:

@@ -64,7 +64,7 @@ class Config:
             raise UserError(self._lines(problems_of(error, "", Params))) from None
         self.cells = crossing.expand(self.params.crossings)
         self.params.recipes |= self.cells.recipes
-        if problems := list(checks.problems(self)):
+        if problems := list(checks.problems(self)) or list(checks.without_rows(self)):
             raise UserError(self._lines(problems))
 
     def _lines(self, problems: Iterable[str]) -> str:

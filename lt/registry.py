@@ -48,6 +48,7 @@ KINDS = {
     "head": _kind("lt.models.heads", "HEADS", "in_features", "feature_dim", "num_classes"),
     "subset_rule": _kind("lt.stages.subset", "RULES", "source", "lists", "index", "seed", "inputs"),
     "merge_rule": _kind("lt.merge", "MERGES", "states", "score", "chosen", "stage1"),
+    "figure": _kind("lt.stages.plot", "DRAW", "out", "runs"),
     "evaluate_groups": _kind("lt.data.shots", "SHOT_RULES", "class_counts", "family"),
     "posthoc": _kind("lt.posthoc", "POSTHOC", "logits", "labels", "class_counts", "predictions"),
 }

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lt import registry
 from lt.config import Config
 from lt.data import cifar_files, sources
 from lt.data.lists import OFFICIAL, find_list, known_files
-from lt.errors import UserError
+from lt.errors import UserError, nearest
 from lt.schema import RUN, Dataset, Run
 
 WEIGHTS = Path("data") / "weights"
 RESULT = re.compile(r"[\w./-]+", re.ASCII)
+FIGURE = re.compile(r"results/figures/(\w+)/(\w+)\.svg", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ def check_targets(config: Config, targets: Iterable[str]) -> None:
     for target in targets:
         if target.startswith("results/") and (".." in target.split("/") or not RESULT.fullmatch(target)):
             raise UserError(f"{target}: names of results have letters, digits, '_', '-', '.' and no '..'")
+        if figure := FIGURE.fullmatch(target):
+            config.table(figure[1])
+            if figure[2] not in (known := registry.members("figure")):
+                raise UserError(f"{target}: no such figure '{figure[2]}'{nearest(figure[2], known)}")
         parts = [p for p in target.split("/") if p != "metrics"]
         if len(parts) < 5 or parts[0] != "results" or not parts[4].startswith("seed"):
             continue

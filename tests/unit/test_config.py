@@ -147,6 +147,34 @@ def test_a_recipe_for_some_sets_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("methods", [], "tables.toy.methods: expected one or more, found none"),
+        ("datasets", [], "tables.toy.datasets: expected one or more, found none"),
+        ("methods", ["ce", "two", "ce"], "tables.toy.methods: ce is listed twice"),
+        ("seeds", [0, 0], "tables.toy.seeds: 0 is listed twice"),
+        (
+            "methods",
+            ["two/stage3"],
+            "tables.toy.methods: two/stage3: no such stage with a row of its own; did you mean",
+        ),
+        ("methods", ["two/predict"], "tables.toy.methods: two/predict: no such stage with a row of its own"),
+        ("methods", ["lone"], "tables.toy.methods: lone: recipes.lone.sets names no network for toy_if50"),
+        ("archs", {"toy_if5": ["resnet8"]}, "tables.toy.archs: toy_if5: not a data set of this table; did you mean"),
+        ("archs", {"toy_if50": ["resnet88"]}, "tables.toy.archs.toy_if50: no such network 'resnet88'; did you mean"),
+        ("comparisons", [["ce", "ce"]], "tables.toy.comparisons: ce, ce: expected two methods, each pair once"),
+        ("figures", {"group": []}, "tables.toy.figures: no such figure 'group'; did you mean 'groups'?"),
+        ("figures", {"groups": ["bs"]}, "tables.toy.figures.groups: bs: not a method of this table"),
+    ],
+)
+def test_a_table_without_a_meaning_is_one_line(key: str, value: object, wanted: str) -> None:
+    raw = changed(f"tables.toy.{key}", value)
+    raw["recipes"]["lone"] = {"paper": "baselines", "stages": {"train": {"epochs": 1, "batch": 8, "lr": 0.1}}}
+    (found,) = lines(raw)
+    assert found.startswith("params.yaml: ") and wanted in found
+
+
+@pytest.mark.parametrize(
     ("warmup", "wanted"),
     [
         (1, "expected 2 or more and less than the 8 epochs, found 1"),

@@ -116,3 +116,7 @@ def packed(wildcards):
 @asked
 def table_rows(wildcards):
     return [row["manifest"] for row in recipes.of_table(LT, wildcards.table)["rows"]]
+
+
+def figures_of(table):
+    return [f"results/figures/{table}/{name}.svg" for name in LT.table(table).figures]

@@ -54,17 +54,13 @@ rule plot:
         "python scripts/plot.py {params.args} --out {output} --log {log}"
 
 
-def figures_of(table):
-    return [f"results/figures/{table}/{name}.svg" for name in LT.table(table).figures]
-
-
-for name in LT.params.tables:
+for table in LT.params.tables:
 
     rule:
         name:
-            f"figures_{name}"
+            f"figures_{table}"
         input:
-            figures_of(name),
+            figures_of(table),
 
 
 rule figures:
