@@ -29,13 +29,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     counted: dict[str, int] = dict.fromkeys(MARKS, 0)
+    lacking = 0  # of what was asked about: weights of other recipes are not
     for title, check in sections(given):
         print(f"\n{title}")
         for kind, line in guarded(check):
             counted[kind] += 1
+            lacking += kind == "missing" and title.startswith("Data")
             print(f"  {MARKS[kind]}  {line}", flush=True)
     print(f"\n{counted['ok']} fine, {counted['missing']} missing, {counted['wrong']} wrong")
-    if counted["wrong"] or (given.datasets and counted["missing"]):
+    if counted["wrong"] or (given.datasets and lacking):
         raise UserError("see the lines marked above")
 
 
@@ -136,6 +138,8 @@ def dataset(data: Dataset, *, every: bool, decode: bool = False) -> Iterator[Lin
         count = len(folder_classes(base))
         kind = "ok" if count == data.num_classes else "wrong"
         yield kind, f"{base}: {count} class folders, num_classes is {data.num_classes}"
+        if decode:
+            yield from _folders_decoded(data)
 
 
 def _list(data: Dataset, path: Path, root: Path | None, *, every: bool) -> Iterator[Line]:
@@ -166,14 +170,27 @@ def _list(data: Dataset, path: Path, root: Path | None, *, every: bool) -> Itera
 
 def _decoded(path: Path, root: Path, prefix: dict[str, str]) -> Iterator[Line]:
     from lt.data.lists import read_list
+
+    files = [root / name for name in read_list(path, prefix=prefix).paths]
+    yield from _readable(files, path.name, lambda place: f"{path.name}:{place + 1}")
+
+
+def _folders_decoded(data: Dataset) -> Iterator[Line]:
+    from lt.data import sources
+
+    for part in ["train"] if data.holdout.test else ["train", "test"]:
+        found = sources.load(data.model_dump(), part)
+        yield from _readable([found.root / name for name in found.paths], part, lambda _, part=part: part)
+
+
+def _readable(files: list[Path], name: str, place_of: Callable[[int], str]) -> Iterator[Line]:
     from lt.data.pack import unreadable
 
-    paths = read_list(path, prefix=prefix).paths
-    problems = unreadable([root / name for name in paths], processes=len(os.sched_getaffinity(0)))
+    problems = unreadable(files, processes=len(os.sched_getaffinity(0)))
     for place, reason in problems:
-        yield "wrong", f"{path.name}:{place + 1}: cannot read image {root / paths[place]}: {reason}"
+        yield "wrong", f"{place_of(place)}: cannot read image {files[place]}: {reason}"
     if not problems:
-        yield "ok", f"{path.name}: all {len(paths)} images can be read"
+        yield "ok", f"{name}: all {len(files)} images can be read"
 
 
 FULL = {"fashion_mnist": (6000, 1000), "cifar10": (5000, 1000), "cifar100": (500, 100)}

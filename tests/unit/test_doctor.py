@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from lt.commands import doctor
 from lt.commands.inputs import missing_for, missing_inputs
@@ -16,6 +17,7 @@ from lt.data import lists, sources
 from lt.data.rehearse import rehearse
 from lt.errors import UserError
 from lt.models import importing
+from lt.schema import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +63,27 @@ def test_decoding_names_the_line(config: Config, tmp_path: Path) -> None:
     wrong = [line for kind, line in doctor.dataset(config.dataset("places_lt"), every=False, decode=True)
              if kind == "wrong" and "cannot read" in line]  # fmt: skip
     assert len(wrong) == 1 and wrong[0].startswith("Places_LT_val.txt:5: cannot read image ") and paths[4] in wrong[0]
+
+
+def test_decoding_reads_a_folder_of_folders_as_well(tmp_path: Path) -> None:
+    mine = Dataset.model_validate({"source": "imagefolder", "family": "mine", "num_classes": 1,
+                                   "image": {"size": 8, "mean": [0.5], "std": [0.5]}})  # fmt: skip
+    for part, name in (("train", "1.png"), ("test", "2.png")):
+        folder = tmp_path / "data" / "mine" / part / "rose"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    lines = [line for _, line in doctor.dataset(mine, every=False, decode=True)]
+    assert lines[-2:] == ["train: all 1 images can be read", "test: all 1 images can be read"]
+    (tmp_path / "data" / "mine" / "test" / "rose" / "2.png").write_text("junk")
+    wrong = [line for kind, line in doctor.dataset(mine, every=False, decode=True) if kind == "wrong"]
+    assert len(wrong) == 1 and wrong[0].startswith("test: cannot read image ") and "2.png" in wrong[0]
+
+
+def test_what_other_sets_need_fails_no_set_that_was_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    for name in ("project", "slurm", "weights", "dvc"):
+        monkeypatch.setattr(doctor, name, lambda *_: iter([("missing", "something else")]))
+    doctor.main(argparse.Namespace(datasets=["digits"], images=False, decode=False))
 
 
 def test_weights_that_a_stage_starts_from(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

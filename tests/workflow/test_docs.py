@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from trees import ROOT, checkout, seed_rows, snakemake
 def blocks(page: str) -> list[str]:
     """The indented blocks of a page, in order."""
     text = (ROOT / "docs" / page).read_text()
-    assert len(text.splitlines()) <= 40
+    assert len(text.splitlines()) < 40
     found = re.findall(r"(?:(?:^    .*|^)\n)+", text, flags=re.MULTILINE)
     return [textwrap.dedent(block).strip("\n") for block in found if block.strip()]
 
@@ -67,7 +69,15 @@ def test_adding_a_data_set(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(flowers / part / name / f"{i}.jpg")
     (tree / "paths.local.yaml").write_text(f"flowers: {flowers}\n")
     add_to_params(tree, dataset, recipe, table)
-    target = commands.splitlines()[-1].split()[-1].replace("flowers.csv", "flowers_smoke.csv")
-    done = snakemake(tree, "--cores", "2", target)
+    doctor, table = (line.split() for line in commands.splitlines())
+    assert doctor == ["lt", "doctor"] and table[:3] == ["snakemake", "--cores", "all"]
+    done = command_line(tree, "doctor")
+    assert f"ok       {flowers / 'train'}: 2 class folders" in done.stdout
+    done = snakemake(tree, *table[1:])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {row["set"] for row in seed_rows(tree, "flowers_smoke")} == {"flowers_smoke"}
+    rows = seed_rows(tree, "flowers")
+    assert [row["seed"] for row in rows] == ["0", "1", "2"] and {row["set"] for row in rows} == {"flowers"}
+
+
+def command_line(tree: Path, *given: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "lt.cli", *given], cwd=tree, capture_output=True, text=True)
