@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lt import registry
+from lt.checks import IMPLICIT
 from lt.config import Config
 from lt.data import cifar_files, sources
 from lt.data.lists import OFFICIAL, find_list, known_files
@@ -130,9 +131,21 @@ def missing_for(config: Config, outputs: Iterable[str]) -> list[str]:
     return missing_inputs(config, {p[0] for p in parts if p}, {"/".join(p) for p in parts})
 
 
+FOLDERS = {"branch": "branches", "subset": "subsets"}  # where several of a kind lie
+
+
+def _check_stage(config: Config, target: str, method: str, stage: str) -> None:
+    own = [s for s in config.stage_names(method) if s not in IMPLICIT]
+    known = own if "metrics" in target.split("/") else [*(FOLDERS.get(s, s) for s in own), "recipe", "predictions"]
+    if (config.stem(stage) if known is own else stage) not in known:
+        raise UserError(f"{target}: no such stage '{stage}'{nearest(stage, known)}")
+
+
 def check_targets(config: Config, targets: Iterable[str]) -> None:
-    """A path that no rule would match, and Snakemake say only that: no data set, no recipe, no name of a result."""
+    """A path that no rule would match, and Snakemake say only that: no such data set, recipe, stage, figure."""
     for target in targets:
+        if target in config.params.tables or target.removeprefix("results/tables/") in config.params.tables:
+            raise UserError(f"{target}: no such target; the table is results/tables/{target.rpartition('/')[2]}.csv")
         if target.startswith("results/") and (".." in target.split("/") or not RESULT.fullmatch(target)):
             raise UserError(f"{target}: names of results have letters, digits, '_', '-', '.' and no '..'")
         if figure := FIGURE.fullmatch(target):
@@ -144,3 +157,5 @@ def check_targets(config: Config, targets: Iterable[str]) -> None:
             continue
         config.dataset(parts[1])
         config.recipe(parts[2])
+        if len(parts) > 6:
+            _check_stage(config, target, parts[2], parts[5])

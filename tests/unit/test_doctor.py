@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lt.commands import doctor
-from lt.commands.inputs import missing_for, missing_inputs
+from lt.commands.inputs import check_targets, missing_for, missing_inputs
 from lt.config import Config, load
 from lt.data import lists, sources
 from lt.data.rehearse import rehearse
@@ -145,6 +145,31 @@ def test_a_checked_set_that_is_missing_fails(capsys: pytest.CaptureFixture, monk
     assert "iNaturalist18_train.txt (437513 lines)" in out and "Traceback" not in out
     with pytest.raises(UserError, match="no such data set 'inat19'; did you mean 'inat18'"):
         doctor.main(argparse.Namespace(datasets=["inat19"], images=False, decode=False))
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        ("digits", "digits: no such target; the table is results/tables/digits.csv"),
+        ("results/tables/digits", "no such target; the table is results/tables/digits.csv"),
+        ("results/figures/digits/per_clas.svg", "no such figure 'per_clas'; did you mean 'per_class'?"),
+        ("results/digits/ce/resnet8/seed0/trian/manifest.json", "no such stage 'trian'; did you mean 'train'?"),
+        ("results/digits/btm/resnet8/seed0/branch0/manifest.json", "no such stage 'branch0'; did you mean 'branches'?"),
+        ("results/metrics/digits/btm/resnet8/seed0/brunch0/manifest.json", "no such stage 'brunch0'"),
+        ("results/tables/digits.csv", None),
+        ("results/figures/digits/per_class.svg", None),
+        ("results/digits/btm/resnet8/seed0/branches/branch0/manifest.json", None),
+        ("results/digits/btm/resnet8/seed0/subsets/subset0/manifest.json", None),
+        ("results/digits/ce/resnet8/seed0/predictions/test/train/manifest.json", None),
+        ("results/digits/ce/resnet8/seed0/recipe/train.json", None),
+        ("results/metrics/digits/btm/resnet8/seed0/branch0/manifest.json", None),
+    ],
+)
+def test_a_target_that_no_rule_makes(config: Config, target: str, wanted: str | None) -> None:
+    if wanted is None:
+        return check_targets(config, [target])
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        check_targets(config, [target])
 
 
 def test_a_check_that_breaks_is_a_line() -> None:
