@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 IDENTITY = ("set", "imb_factor", "method", "arch", "resolution", "epochs", "tau", "experts", "gmacs", "gmacs_published")
 COST = ("wall_s", "job_s", "peak_mb")  # within the stages; of whole jobs, by benchmark files; the highest
-BOOTSTRAP = ("top1_images_ci95", "top1_classes_ci95")  # half widths; images, or classes, of the test set drawn again
+BOOTSTRAP = ("top1_images_ci95", "top1_classes_ci95", "hm_images_ci95", "hm_classes_ci95")  # half widths of one run
 PUBLISHED = ("published", "source", "difference", "verdict")
 ROW_KEYS = ("dataset", *IDENTITY[1:], "seed", "metrics", *COST, "holdout", "selected_on")
 ROW_KEYS += BOOTSTRAP

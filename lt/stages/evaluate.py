@@ -67,7 +67,7 @@ def calibration_of(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[st
 
 
 def bootstrap_of(pred: np.ndarray, labels: np.ndarray, classes: int, *, seed: int) -> dict[str, tuple[float, float]]:
-    """95 % intervals of top-1 where the test images are drawn again within their class, and where the classes are."""
+    """95 % intervals of top-1 and HM: test images drawn again within their class, or classes drawn again."""
     tested = np.bincount(labels, minlength=classes)
     correct = np.bincount(labels[pred == labels], minlength=classes)
     there = tested > 0
@@ -79,11 +79,16 @@ def bootstrap_of(pred: np.ndarray, labels: np.ndarray, classes: int, *, seed: in
     def top1(hits: np.ndarray, images: np.ndarray) -> float:
         return 100 * float(hits.sum() / images.sum())
 
+    def hm(accuracy: np.ndarray) -> float:
+        return 100 * metrics.harmonic_mean(accuracy)
+
     weights = tested / tested.sum()
     by_class = correct / tested * weights * len(tested)  # its mean is top-1, whatever the classes' sizes
     return {
         "top1_images": stats.bootstrap_images(correct, tested, top1, source=again("images")),
         "top1_classes": stats.bootstrap_classes(by_class, lambda a: 100 * float(a.mean()), source=again("classes")),
+        "hm_images": stats.bootstrap_images(correct, tested, lambda h, n: hm(h / n), source=again("images")),
+        "hm_classes": stats.bootstrap_classes(correct / tested, hm, source=again("classes")),
     }
 
 

@@ -92,6 +92,16 @@ def test_intervals_of_one_run() -> None:
     for name, se in (("top1_images", image_se), ("top1_classes", class_se)):
         low, high = found[name]
         assert low < 100 * hits.mean() < high and (high - low) / 2 == pytest.approx(1.96 * se, rel=0.12)
+    hm = 1 / (1 / rate).mean()
+    by_delta = (
+        100 * hm**2 / 10 * np.sqrt((rate * (1 - rate) / 100 / rate**4).sum())
+    )  # HM's slope in a_c: HM^2 / (C a_c^2)
+    low, high = found["hm_images"]
+    assert low < 100 * hm < high and (high - low) / 2 == pytest.approx(1.96 * by_delta, rel=0.15)
+    low, high = found["hm_classes"]
+    assert low < 100 * hm < high and (high - low) / 2 == pytest.approx(
+        1.96 * 100 * hm**2 * (1 / rate).std() / 10**0.5, rel=0.25
+    )
 
 
 def test_an_undertrained_row_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
