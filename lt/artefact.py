@@ -8,6 +8,7 @@ named by the path of its manifest.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -18,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,42 @@ def dump(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
+def read_json(path: str | Path, again: str = "", /, **expected: type) -> dict[str, Any]:
+    """The object in a JSON file, where these keys are of these types; `again` says what to type where they are not."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}){again}") from None
+    except ValueError:
+        raise UserError(f"{path}: not JSON, or cut short{again}") from None
+    for key, kind in expected.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise UserError(f"{path}: expected an object with '{key}'{again}")
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object{again}")
+    return content
+
+
+def read_csv(path: str | Path, again: str = "", /, *, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file that has these columns and is whole."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror}){again}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path}: not a CSV file in UTF-8{again}") from None
+    if not rows:
+        raise UserError(f"{path}: expected rows, got none{again}")
+    for name in columns:
+        if name not in rows[0]:
+            raise UserError(f"{path}: no column '{name}'{again}")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise UserError(f"{path}: row {number}: expected a value for every column and no more{again}")
+    return rows
+
+
 def environment() -> dict[str, str]:
     """Versions that numbers depend on; read from package metadata, nothing is imported."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
@@ -73,21 +110,34 @@ class Artefact:
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
 
-    def check(self) -> list[str]:
-        """Re-hash every file: what is missing or was changed after the commit."""
+    @property
+    def again(self) -> str:
+        """What to type where something in the folder is not as it was written; ends a message."""
+        return f"; delete {self.folder} and run again: snakemake --cores all {self.folder / MANIFEST}"
+
+    def check(self, *names: str) -> list[str]:
+        """Re-hash every file, or these: what is missing or was changed after the commit."""
         problems = []
-        for name, meta in self.manifest["outputs"].items():
-            path = self.folder / name
-            if not path.exists():
+        for name in names or self.manifest["outputs"]:
+            path, meta = self.folder / name, self.manifest["outputs"].get(name)
+            if meta is None:
+                problems.append(f"{path}: not part of the artefact")
+            elif not path.is_file():
                 problems.append(f"{path}: missing")
             elif path.stat().st_size != meta["bytes"] or sha256(path) != meta["sha256"]:
                 problems.append(f"{path}: changed since it was written")
         return problems
 
+    def verified(self, *names: str) -> Artefact:
+        """Itself, if its files, or these of them, are as they were written."""
+        if problems := self.check(*names):
+            raise UserError(problems[0] + self.again)
+        return self
+
     def facts(self) -> dict[str, Any]:
         """run.json: time, memory, host; empty where it did not travel along."""
         path = self.folder / RUN
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(path, f"; delete {path}, numbers do not depend on it") if path.exists() else {}
 
 
 def read(path: str | Path, *, verify: bool = True) -> Artefact:
@@ -96,17 +146,25 @@ def read(path: str | Path, *, verify: bool = True) -> Artefact:
     manifest = path if path.name == MANIFEST else path / MANIFEST
     if not manifest.exists():
         raise UserError(f"{manifest.parent}: no finished artefact; run again: snakemake --cores all {manifest}")
-    raw = manifest.read_bytes()
     try:
+        raw = manifest.read_bytes()
         content = json.loads(raw)
-        content["outputs"], content["stage"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{manifest}: not a manifest; delete {manifest.parent} and run its stage again") from None
+    except (ValueError, OSError):
+        raw = content = None
+    if not _whole(content):
+        raise UserError(f"{manifest}: not a manifest; delete {manifest.parent} and run its stage again")
     artefact = Artefact(manifest.parent, content, hashlib.sha256(raw).hexdigest())
-    problems = artefact.check() if verify else []
-    if problems:
-        raise UserError(f"{problems[0]}; delete {manifest.parent} and run again: snakemake --cores all {manifest}")
-    return artefact
+    return artefact.verified() if verify else artefact
+
+
+def _whole(content: Any) -> bool:
+    """Has a manifest all that its readers look for?"""
+    if not isinstance(content, dict) or not isinstance(content.get("stage"), str):
+        return False
+    if not all(isinstance(content.get(key), dict) for key in ("recipe", "inputs", "parents", "outputs")):
+        return False
+    digests = all(isinstance(m, dict) and {"bytes", "sha256"} <= m.keys() for m in content["outputs"].values())
+    return digests and all(isinstance(content["inputs"].get(name), str) for name in content["parents"])
 
 
 def git_revision() -> str | None:

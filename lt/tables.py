@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lt import artefact, stats
 from lt import published as ledger
-from lt import stats
 from lt.errors import UserError, nearest, pick
 from lt.metrics import GROUPS
 from lt.metrics import NAMES as METRICS
@@ -270,16 +270,21 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def read(path: Path, column: str) -> list[dict[str, str]]:
     """The rows of a table as it was written; `column` is one that the reader needs."""
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read ({error.strerror}); make it: snakemake --cores all {path}") from None
-    if not rows or "method" not in rows[0]:
-        raise UserError(f"{path}: not a table of results")
+    rows = artefact.read_csv(path, again(path, path), columns=("set", "method", "arch", "seed"))
     if column not in rows[0]:
         raise UserError(f"{path}: no column '{column}'{nearest(column, rows[0])}")
     return rows
+
+
+def recipe_of(table: Path) -> Path:
+    """Where the recipe of a table lies."""
+    return table.parent.parent / "recipes" / f"{table.stem}.json"
+
+
+def again(table: Path, wanted: Path) -> str:
+    """The command that makes this file of a table, where there is a rule for it; ends a message."""
+    rule = table.parent == Path("results/tables") and table.suffix == ".csv"
+    return f"; make it: snakemake --cores all {wanted}" if rule else "; expected results/tables/<table>.csv"
 
 
 def write(frame: pd.DataFrame, path: str | Path) -> None:

@@ -39,12 +39,16 @@ def read(table: Path, metric: str) -> Values:
     for row in tables.read(table, metric):
         if row["seed"] == "mean" or not row[metric]:
             continue
-        try:
-            value = float(row[metric])
-        except ValueError:
-            raise UserError(f"{table}: column '{metric}': expected numbers, got '{row[metric]}'") from None
-        found.setdefault(((row["set"], row["arch"]), row["method"]), {})[int(row["seed"])] = value
+        value, seed = _number(table, metric, row[metric], float), _number(table, "seed", row["seed"], int)
+        found.setdefault(((row["set"], row["arch"]), row["method"]), {})[seed] = value
     return found
+
+
+def _number(table: Path, column: str, text: str, kind: type) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"{table}: column '{column}': expected numbers, got '{text}'") from None
 
 
 def lines(values: Values, parts: Mapping[str, Parts], given: argparse.Namespace) -> Iterator[str]:

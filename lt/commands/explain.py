@@ -10,6 +10,7 @@ from typing import Any
 
 from lt import artefact, tables
 from lt.errors import UserError, nearest
+from lt.stages.common import Recipe, read_metrics
 
 UNTOLD = (None, [], {}, "")
 
@@ -36,13 +37,12 @@ def explained(given: argparse.Namespace) -> Iterator[str]:
     for key in ("verdict", "published", "source"):
         if row.get(key):
             yield f"  {key}: {row[key]}"
-    recipe = _recipe_of(given.table)
     seen: set[Path] = set()
-    for each in recipe["rows"]:
-        identity = (each["dataset"], each["method"], each["arch"])
-        if identity != (row["set"], row["method"], row["arch"]) or row["seed"] not in ("mean", str(each["seed"])):
+    for each in rows_of(given.table):
+        identity = (each.get("dataset"), each.get("method"), each.get("arch"))
+        if identity != (row["set"], row["method"], row["arch"]) or row["seed"] not in ("mean", str(each.get("seed"))):
             continue
-        yield f"\nseed {each['seed']}"
+        yield f"\nseed {each.get('seed')}"
         yield from _run(Path(each["manifest"]), given.column, seen)
 
 
@@ -65,19 +65,19 @@ def find_row(given: argparse.Namespace) -> dict[str, str]:
     return chosen[0]
 
 
-def _recipe_of(table: Path) -> dict[str, Any]:
-    path = table.parent.parent / "recipes" / f"{table.stem}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path}: no recipe of this table; make it: snakemake --cores all {path}") from None
+def rows_of(table: Path) -> list[dict[str, Any]]:
+    """What the recipe of a table lists: its runs."""
+    path = tables.recipe_of(table)
+    if not path.is_file():
+        raise UserError(f"{path}: no recipe of this table{tables.again(table, path)}")
+    return Recipe.of_table(path).raw["rows"]
 
 
 def _run(manifest: Path, column: str, seen: set[Path]) -> Iterator[str]:
     if not manifest.exists():
         yield f"  not there; make it: snakemake --cores all {manifest}"
         return
-    metrics = json.loads((manifest.parent / "metrics.json").read_text())
+    metrics = read_metrics(artefact.read(manifest, verify=False))
     if (value := metrics["metrics"].get(column)) is not None:
         yield f"  {column} = {value!r} in {manifest.parent / 'metrics.json'}"
     yield from _chain(manifest.parent, "metrics", seen)

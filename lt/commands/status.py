@@ -1,4 +1,4 @@
-"""`lt status`: what is done, stale, running, stopped, failed or missing. With --plan: jobs, hours, storage."""
+"""`lt status`: what is done, damaged, stale, running, stopped, failed or missing. With --plan: jobs, hours, storage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from lt import artefact
 from lt.config import Config, Run, load
+from lt.errors import UserError
 from lt.stages import recipe as recipes
+from lt.stages.common import read_metrics
 from lt.stages.stale import outdated
 
-ORDER = ("done", "stale", "running", "stopped", "failed", "missing")
+ORDER = ("done", "damaged", "stale", "running", "stopped", "failed", "missing")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +52,12 @@ def table_lines(config: Config, table: str) -> Iterator[str]:
 def state_of(config: Config, run: Run, node: str) -> tuple[str, str]:
     """(state, note). Stages shared from other recipes count, too."""
     homes = dict.fromkeys(config.home(run, stage) for stage in config.stage_names(run.method))
-    if Path(f"results/metrics/{run}/{node}/manifest.json").exists():
+    manifest = Path(f"results/metrics/{run}/{node}/manifest.json")
+    if manifest.exists():
+        try:
+            read_metrics(artefact.read(manifest))
+        except UserError as error:
+            return "damaged", str(error)
         old = next(_stale(config, run, list(homes)), "")
         return ("stale", f"{old}: other parameters or code than now") if old else ("done", "")
     places = {str(home): None for home, _ in homes} | {str(run): None}

@@ -83,6 +83,10 @@ def local_roots(project_root: Path | str = ".") -> dict[str, Path]:
 
     try:
         entries = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"{file}: cannot read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,19 @@ class Recipe:
     raw: dict[str, Any]
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
-        try:
-            return cls(json.loads(Path(path).read_text()))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such recipe; run again: snakemake --cores all {path}") from None
-        except ValueError:
-            raise UserError(f"{path}: not a recipe; delete it and run again") from None
+    def read(cls, path: str | Path, **expected: type) -> Recipe:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such recipe; run again: snakemake --cores all {path}")
+        return cls(artefact.read_json(path, "; delete it and run again", **expected))
+
+    @classmethod
+    def of_table(cls, path: str | Path, **expected: type) -> Recipe:
+        """The recipe of a table: its rows name the runs."""
+        opened = cls.read(path, table=str, rows=list, **expected)
+        for number, row in enumerate(opened.raw["rows"], 1):
+            if not isinstance(row, dict) or not isinstance(row.get("manifest"), str):
+                raise UserError(f"{path}: row {number}: expected 'manifest', the run's; delete it and run again")
+        return opened
 
     @property
     def params(self) -> dict[str, Any]:
@@ -43,6 +48,11 @@ class Recipe:
     @property
     def num_classes(self) -> int:
         return int(self.data["num_classes"])
+
+
+def read_metrics(opened: artefact.Artefact) -> dict[str, Any]:
+    """What `evaluate` measured."""
+    return artefact.read_json(opened / "metrics.json", opened.again, metrics=dict, cost=dict)
 
 
 def threads() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from lt import artefact, metrics, rng, stats
 from lt.data import shots
 from lt.data.splits import Split
-from lt.errors import pick
+from lt.errors import UserError, pick
 from lt.stages.common import Recipe
 
 ZERO = {"floor": "floor 0.001", "zero": "zero"}
@@ -93,8 +95,15 @@ def bootstrap_of(pred: np.ndarray, labels: np.ndarray, classes: int, *, seed: in
 
 
 def load_predictions(opened: artefact.Artefact) -> dict[str, np.ndarray]:
-    with np.load(opened / "predictions.npz", allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    path = opened / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not an archive of arrays ({type(error).__name__}){opened.again}") from None
+    if missing := [name for name in ("logits", "labels") if name not in found]:
+        raise UserError(f"{path}: no array '{missing[0]}'{opened.again}")
+    return found
 
 
 def adjusted(

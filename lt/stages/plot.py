@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 from lt import artefact, figures, posthoc, rng, stats
 from lt.data.splits import Split
 from lt.errors import UserError, pick
-from lt.stages.common import Recipe
+from lt.stages.common import Recipe, read_metrics
 
 GROUPS = ("many", "medium", "few")
 DRAWS = 2000  # subsets behind a frequency
@@ -24,7 +23,10 @@ MOST = 8  # methods in one figure, unless the table names them
 
 def plot(recipe: str | Path, *, figure: str, out: str | Path) -> None:
     """Draw one figure from the runs of a table that are finished; fewer seeds make a wider bar, none no bar."""
-    opened = Recipe.read(recipe).raw
+    opened = Recipe.of_table(recipe, figures=dict).raw
+    for row in opened["rows"]:
+        if Path(row["manifest"]).exists():
+            artefact.read(row["manifest"])
     runs = by_method(opened, figure)
     if not runs:
         raise UserError(f"{out}: no finished run of table '{opened['table']}' to draw")
@@ -49,7 +51,7 @@ def by_method(recipe: dict[str, Any], figure: str) -> dict[str, list[Path]]:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
+    return read_metrics(artefact.read(folder, verify=False))
 
 
 def spread(folders: list[Path], *names: str) -> dict[str, tuple[float, float]]:
@@ -61,13 +63,25 @@ def spread(folders: list[Path], *names: str) -> dict[str, tuple[float, float]]:
 
 
 def column(folder: Path, name: str) -> np.ndarray:
-    with open(folder / "per_class.csv") as file:
-        return np.array([float(row[name] or "nan") for row in csv.DictReader(file)])
+    path = folder / "per_class.csv"
+    again = artefact.read(folder, verify=False).again
+    return numbers(artefact.read_csv(path, again, columns=[name]), name, path, again)
+
+
+def numbers(rows: list[dict[str, str]], name: str, path: Path, again: str) -> np.ndarray:
+    """A column of a CSV file; an empty cell is no number."""
+    try:
+        return np.array([float(row[name] or "nan") for row in rows])
+    except ValueError as error:
+        raise UserError(f"{path}: column '{name}': expected numbers ({error}){again}") from None
 
 
 def parent(folder: Path, name: str) -> artefact.Artefact:
     """What a stage was made from."""
-    return artefact.read(artefact.read(folder, verify=False).manifest["parents"][name], verify=False)
+    opened = artefact.read(folder, verify=False)
+    if name not in opened.manifest["parents"]:
+        raise UserError(f"{folder}: was not made from '{name}'{opened.again}")
+    return artefact.read(opened.manifest["parents"][name], verify=False)
 
 
 def _per_class(out: Path, runs: dict[str, list[Path]]) -> None:
@@ -101,11 +115,11 @@ def _ablation(out: Path, runs: dict[str, list[Path]]) -> None:
 def _curves(out: Path, runs: dict[str, list[Path]]) -> None:
     tables = {}
     for method, folders in runs.items():
-        history = parent(parent(folders[0], "predictions").folder, "model") / "history.csv"
-        if history.exists():
-            with open(history) as file:
-                rows = list(csv.DictReader(file))
-            tables[method] = {k: np.array([float(r[k] or "nan") for r in rows]) for k in rows[0]}
+        model = parent(parent(folders[0], "predictions").folder, "model")
+        if "history.csv" in model.manifest["outputs"]:
+            path = model.verified("history.csv") / "history.csv"
+            rows = artefact.read_csv(path, model.again, columns=["loss"])
+            tables[method] = {name: numbers(rows, name, path, model.again) for name in rows[0]}
     panels = {"loss": "training loss", "train_top1": "training accuracy (%)"}
     figures.FIGURES["curves"](out, tables, panels=panels)
 
@@ -116,7 +130,7 @@ def _tau(out: Path, runs: dict[str, list[Path]]) -> None:
     from lt.stages.evaluate import load_predictions
 
     folder = next(iter(runs.values()))[0]
-    stored = load_predictions(parent(folder, "predictions"))
+    stored = load_predictions(parent(folder, "predictions").verified())
     counts = Split.read(parent(folder, "split").folder).class_counts
     sweep = posthoc.pn_sweep(stored["logits"], stored["labels"], posthoc.TAUS)
     cut = column_groups(folder)
@@ -129,8 +143,8 @@ def _tau(out: Path, runs: dict[str, list[Path]]) -> None:
 
 
 def column_groups(folder: Path) -> np.ndarray:
-    with open(folder / "per_class.csv") as file:
-        return np.array([row["shot"] for row in csv.DictReader(file)])
+    again = artefact.read(folder, verify=False).again
+    return np.array([row["shot"] for row in artefact.read_csv(folder / "per_class.csv", again, columns=["shot"])])
 
 
 def _inclusion(out: Path, runs: dict[str, list[Path]]) -> None:
@@ -147,7 +161,8 @@ def _inclusion(out: Path, runs: dict[str, list[Path]]) -> None:
             break
     else:
         raise UserError(f"{out}: none of {', '.join(runs)} draws its list anew")
-    made = json.loads((model / "draws" / "draws.json").read_text())[-1]
+    listed = [name for name in model.manifest["outputs"] if name.startswith("draws/")]
+    made = json.loads((model.verified(*listed) / "draws" / "draws.json").read_text())[-1]
     p = np.load(model / "draws" / f"p{made['draw']}.npy").astype(np.float64)
     p = p[largest_class(model, len(p))]
     frequency, exact = against_p(p, made["k"], draws=DRAWS, source=rng.stream(0, "subset", "figure"))

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lt import cli
+from lt import artefact, cli
 from lt.commands.importing import inserted, register
 from lt.config import Run
 from lt.errors import UserError
+from lt.stages import recipe as recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,9 +157,11 @@ def test_status_names_missing_runs_and_the_last_line_of_a_failed_one(
     lock = tmp_path / "scratch" / str(home) / stage / "lock"
     lock.parent.mkdir(parents=True)
     lock.write_text("process 7 on host")
-    done = tmp_path / "results/metrics/digits_smoke/balanced_softmax/resnet8/seed0/train/manifest.json"
-    done.parent.mkdir(parents=True)
-    done.write_text("{}")
+    measured = {"metrics": {"top1": 1.0}, "cost": {}}
+    done = tmp_path / "results/metrics/digits_smoke/balanced_softmax/resnet8/seed0/train"
+    run, stage = Run.parse("digits_smoke/balanced_softmax/resnet8/seed0"), "evaluate"
+    with artefact.commit(done, recipe=recipes.of_stage(load(), run, stage), inputs={}) as draft:
+        (draft / "metrics.json").write_text(json.dumps(measured))
     with open(lock) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         text = said(capsys, "status", "digits_smoke")
@@ -168,6 +171,10 @@ def test_status_names_missing_runs_and_the_last_line_of_a_failed_one(
     assert rows["digits_smoke/mixup/resnet8/seed0/train"].startswith("running")
     assert "process 7 on host" in rows["digits_smoke/mixup/resnet8/seed0/train"]
     assert rows["digits_smoke/balanced_softmax/resnet8/seed0/train"].startswith("done")
+    (done / "metrics.json").write_text("{")
+    said_now = said(capsys, "status", "digits_smoke")
+    assert "damaged  digits_smoke/balanced_softmax/resnet8/seed0/train" in said_now
+    assert f"{done.relative_to(tmp_path)}/metrics.json: changed since it was written; delete" in said_now
     assert "table digits_smoke: 1 done" in text
 
 

@@ -88,5 +88,5 @@ def test_other_tables_have_no_parts(table: Path) -> None:
     write(table, {"ce": [80], "btm": [81]})
     with pytest.raises(UserError, match="no cell of a crossing; crossings: x"):
         cli.run(["effects", str(table)])
-    with pytest.raises(UserError, match="not a table of results"):
+    with pytest.raises(UserError, match=r"no column 'set'; expected results/tables/<table>\.csv"):
         cli.run(["effects", "README.md"])

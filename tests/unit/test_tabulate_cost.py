@@ -21,7 +21,9 @@ def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         manifest = Path("results") / folder / "manifest.json"
         manifest.parent.mkdir(parents=True)
         where = {str(i): f"results/{parent}" for i, parent in enumerate(parents)}
-        manifest.write_text(json.dumps({"stage": folder, "outputs": {}, "parents": where}))
+        digests = dict.fromkeys(where, "0" * 64)
+        content = {"stage": folder, "recipe": {}, "inputs": digests, "parents": where, "outputs": {}}
+        manifest.write_text(json.dumps(content))
         file = Path("benchmarks") / f"{benchmark}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:00\t300.1\n")
