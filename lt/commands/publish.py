@@ -11,15 +11,19 @@ import csv
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lt import artefact
+from lt import artefact, tables
+from lt.commands.explain import rows_of
 from lt.errors import UserError
 
 COLUMNS = ("stage", "verb", "finished", "wall_s", "peak_mb", "device", "threads", "code", "manifest", "weights", "git")
+
+DIGEST = re.compile(r"^- sha256 of `([^`]+)`: ([0-9a-f]{64})$", re.MULTILINE)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,37 +36,50 @@ def main(given: argparse.Namespace) -> None:
     from lt.stages.tabulate import tabulate
 
     name = given.table.stem
-    recipe = given.table.parent.parent / "recipes" / f"{name}.json"
-    if not recipe.exists():
-        raise UserError(f"{recipe}: no recipe of this table; make it: snakemake --cores all {recipe}")
-    rows = json.loads(recipe.read_text())["rows"]
+    rows = rows_of(given.table)
     opened = list(behind(Path(row["manifest"]) for row in rows))
     if not opened:
         raise UserError(f"{given.table}: none of its {len(rows)} runs is finished")
+    tabulate(tables.recipe_of(given.table), out=given.table)
     folder = given.to / name
-    folder.mkdir(parents=True, exist_ok=True)
-    tabulate(recipe, out=given.table)
-    for suffix in (".csv", ".md"):
-        shutil.copyfile(given.table.with_suffix(suffix), folder / f"{name}{suffix}")
-    with open(folder / "runs.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_row(each) for each in opened)
-    (folder / "made.md").write_text(made(name, rows, opened, given.note))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write(folder, given.table, opened)
+        (folder / "made.md").write_text(made(name, rows, opened, files, given.note))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write ({error.strerror})") from None
     print(f"{folder}: {len(opened)} artefacts behind {sum(Path(r['manifest']).exists() for r in rows)} runs")
 
 
+def write(folder: Path, table: Path, opened: list[artefact.Artefact]) -> list[Path]:
+    """The table in its forms, its comparisons where some were planned and made, and `runs.csv`."""
+    files = [folder / table.with_suffix(suffix).name for suffix in (".csv", ".md", ".tex", ".comparisons.csv")]
+    for file in files:
+        shutil.copyfile(table.with_name(file.name), file)
+    if len(files[-1].read_text().splitlines()) < 2:
+        files.pop().unlink()
+    files.append(folder / "runs.csv")
+    with open(files[-1], "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(each) for each in opened)
+    return files
+
+
 def behind(manifests: Iterator[Path]) -> Iterator[artefact.Artefact]:
-    """Every artefact that these were made from, parents first, each once."""
+    """Every artefact that these were made from, parents first, each once; one that was changed is an error."""
     seen: set[Path] = set()
 
     def chain(manifest: Path) -> Iterator[artefact.Artefact]:
         if manifest in seen or not manifest.exists():
             return
         seen.add(manifest)
-        opened = artefact.read(manifest, verify=False)
-        for parent in opened.manifest["parents"].values():
-            yield from chain(Path(parent) / artefact.MANIFEST)
+        opened = artefact.read(manifest)
+        for name, folder in opened.manifest["parents"].items():
+            parent = Path(folder) / artefact.MANIFEST
+            yield from chain(parent)
+            if parent.exists() and artefact.sha256(parent) != opened.manifest["inputs"][name]:
+                raise UserError(f"{opened.folder}: stale: {name} ({folder}) is not what it was made from{opened.again}")
         yield opened
 
     for manifest in manifests:
@@ -83,8 +100,8 @@ def _row(opened: artefact.Artefact) -> dict[str, Any]:
     return {**found, **{k: facts.get(k) for k in ("finished", "wall_s", "peak_mb", "git")}}
 
 
-def made(name: str, rows: list[dict], opened: list[artefact.Artefact], notes: list[str]) -> str:
-    """What machine, versions and commands made the table."""
+def made(name: str, rows: list[dict], opened: list[artefact.Artefact], files: list[Path], notes: list[str]) -> str:
+    """What machine, versions and commands made the table, and the digests of the files beside it."""
     there = sum(Path(row["manifest"]).exists() for row in rows)
     facts = [each.facts() for each in opened]
     revisions = sorted({f["git"] for f in facts if f.get("git")})
@@ -100,9 +117,30 @@ def made(name: str, rows: list[dict], opened: list[artefact.Artefact], notes: li
         f"- revisions: {', '.join(revisions) or 'not in a repository'}",
         f"- from {finished[0]} to {finished[-1]}" if finished else "- time: not recorded",
         f"- command: `snakemake --cores all results/tables/{name}.csv`",
+        *(f"- sha256 of `{file.name}`: {artefact.sha256(file)}" for file in files),
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def published_problems(note: Path) -> list[str]:
+    """Of a published table, by its made.md: files that were changed, are missing, or came from elsewhere."""
+    folder = note.parent
+    try:
+        known = dict(DIGEST.findall(note.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError):
+        return [f"{note}: cannot read; publish the table again: lt publish results/tables/{folder.name}.csv"]
+    if not known:
+        return [f"{note}: names no digest; publish the table again: lt publish results/tables/{folder.name}.csv"]
+    there = {path.name for path in folder.iterdir() if path != note}
+    problems = [f"{folder / name}: missing" for name in sorted(known.keys() - there)]
+    problems += [f"{folder / name}: not named in {note.name}" for name in sorted(there - known.keys())]
+    changed = (n for n in sorted(known.keys() & there) if not _is(folder / n, known[n]))
+    return problems + [f"{folder / name}: changed since it was published" for name in changed]
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and artefact.sha256(path) == digest
 
 
 def machine() -> str:

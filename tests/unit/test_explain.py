@@ -8,42 +8,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import small_results
+from small_results import FOLDERS, SEED, stage
 
 from lt import artefact, cli
 from lt.errors import UserError
 from lt.stages.tabulate import tabulate
 
-SEED = "toy/ce/resnet8/seed0"
-FOLDERS = {
-    "split": "results/toy/split0",
-    "train": f"results/{SEED}/train",
-    "predict": f"results/{SEED}/predictions/test/train",
-    "evaluate": f"results/metrics/{SEED}/train",
-}
-
-
-def stage(name: str, files: dict[str, str], **inputs: object) -> artefact.Artefact:
-    recipe = {"stage": name, "verb": name, "seed": 0, "code": f"c{name}"}
-    recipe |= {"params": {"lr": 0.1}, "data": {"source": "d"}}
-    with artefact.commit(FOLDERS[name], recipe=recipe, inputs=inputs) as draft:
-        for file, text in files.items():
-            (draft / file).write_text(text)
-    return artefact.read(FOLDERS[name])
-
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    split = stage("split", {"train.npy": "1"}, data="d" * 64)
-    model = stage("train", {"model.safetensors": "w"}, split=split)
-    found = stage("predict", {"predictions.npz": "p"}, split=split, model=model)
-    metrics = {"metrics": {"top1": 61.5, "few": 12.0}, "cost": {"wall_s": 1.0, "peak_mb": 2.0}}
-    stage("evaluate", {"metrics.json": json.dumps(metrics)}, predictions=found, split=split)
-    manifest = f"{FOLDERS['evaluate']}/manifest.json"
-    row = {"manifest": manifest, "dataset": "toy", "method": "ce", "arch": "resnet8", "seed": 0}
-    recipe = {"stage": "tabulate", "verb": "tabulate", "table": "toy", "rows": [row], "code": "x"}
-    artefact.write_text("results/recipes/toy.json", json.dumps(recipe))
-    tabulate("results/recipes/toy.json", out="results/tables/toy.csv")
+    small_results.make()
     return tmp_path
 
 
@@ -52,9 +28,9 @@ def said(capsys: pytest.CaptureFixture, *words: str) -> str:
     return capsys.readouterr().out
 
 
-def problems(capsys: pytest.CaptureFixture) -> str:
+def problems(capsys: pytest.CaptureFixture, *words: str) -> str:
     with pytest.raises(UserError, match="problems"):
-        cli.run(["verify"])
+        cli.run(["verify", *words])
     return capsys.readouterr().out
 
 
@@ -135,7 +111,9 @@ def test_a_table_is_published_with_what_lies_behind_it(project: Path, capsys: py
     assert "4 artefacts behind 1 runs" in said(
         capsys, "publish", "results/tables/toy.csv", "--to", "ref", "--note", "N."
     )
-    assert (project / "ref/toy/toy.csv").read_bytes() == (project / "results/tables/toy.csv").read_bytes()
+    for name in ("toy.csv", "toy.md", "toy.tex"):
+        assert (project / "ref/toy" / name).read_bytes() == (project / "results/tables" / name).read_bytes()
+    assert not (project / "ref/toy/toy.comparisons.csv").exists(), "no comparison is planned"
     with open(project / "ref/toy/runs.csv", newline="") as file:
         rows = {row["verb"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["split", "train", "predict", "evaluate"]
@@ -146,3 +124,78 @@ def test_a_table_is_published_with_what_lies_behind_it(project: Path, capsys: py
         shutil.rmtree(folder)
         with pytest.raises(UserError, match="finished" if "metrics" in folder else "make it: snakemake"):
             cli.run(["publish", "results/tables/toy.csv", "--to", "ref"])
+
+
+def test_a_number_changed_by_hand_is_not_published(project: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, file in (("evaluate", "metrics.json"), ("train", "model.safetensors")):
+        path = Path(FOLDERS[name], file)
+        kept = path.read_text()
+        path.write_text(kept.replace("61.5", "91.5").replace("w", "W"))
+        line = f"{path}: changed since it was written; delete {path.parent} and run again: snakemake --cores all"
+        with pytest.raises(UserError, match=line):
+            cli.run(["publish", "results/tables/toy.csv", "--to", "ref"])
+        assert not Path("ref").exists()
+        path.write_text(kept)
+    stage("train", {"model.safetensors": "other"}, split=artefact.read(FOLDERS["split"]))
+    with pytest.raises(UserError, match=f"{FOLDERS['predict']}: stale: model"):
+        cli.run(["publish", "results/tables/toy.csv", "--to", "ref"])
+
+
+def test_a_published_table_is_held_against_its_digests(project: Path, capsys: pytest.CaptureFixture) -> None:
+    said(capsys, "publish", "results/tables/toy.csv", "--to", "docs/ref")
+    assert said(capsys, "verify", "docs/ref") == "0 artefacts, 0 tables, 1 published, 0 problems\n"
+    folder = Path("docs/ref/toy")
+    (folder / "toy.csv").write_text((folder / "toy.csv").read_text().replace("61.5", "91.5"))
+    (folder / "toy.tex").unlink()
+    (folder / "more.csv").write_text("x")
+    text = problems(capsys, "docs/ref")
+    assert f"{folder}/toy.csv: changed since it was published" in text
+    assert f"{folder}/toy.tex: missing" in text and f"{folder}/more.csv: not named in made.md" in text
+    (folder / "made.md").write_text("# How `toy` was made\n")
+    assert "names no digest; publish the table again: lt publish results/tables/toy.csv" in problems(capsys, "docs/ref")
+
+
+def test_comparisons_are_published_where_there_are_any(project: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe = json.loads(Path("results/recipes/toy.json").read_text())
+    recipe |= {"rows": [*recipe["rows"], recipe["rows"][0] | {"method": "bs"}], "comparisons": [["ce", "bs"]]}
+    Path("results/recipes/toy.json").write_text(json.dumps(recipe))
+    said(capsys, "publish", "results/tables/toy.csv", "--to", "ref")
+    assert len(Path("ref/toy/toy.comparisons.csv").read_text().splitlines()) == 2
+    assert "toy.comparisons.csv" in Path("ref/toy/made.md").read_text()
+
+
+def test_results_without_their_benchmarks(project: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in (f"{SEED}/train", f"{SEED}/predictions/test/train", f"{SEED}/metrics/train", "toy/split0"):
+        artefact.write_text(f"benchmarks/{name}.tsv", "s\n1.5\n")
+    tabulate("results/recipes/toy.json", out="results/tables/toy.csv")
+    assert "6.0" in Path("results/tables/toy.csv").read_text()
+    assert "0 problems" in said(capsys, "verify")
+    shutil.move("benchmarks", "elsewhere")
+    assert "0 problems" in said(capsys, "verify")
+    shutil.move("elsewhere", "benchmarks")
+    Path("results/tables/toy.csv").write_text(Path("results/tables/toy.csv").read_text().replace("6.0", "7.0"))
+    assert "results/tables/toy.csv: not what its metrics say" in problems(capsys)
+
+
+def test_results_of_another_project(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    assert "4 artefacts, 1 tables, 0 problems" in said(capsys, "verify", str(project / "results"))
+    assert said(capsys, "verify", str(project / "results/toy")).startswith(f"in {project}:\n3 artefacts")
+    small_results.make()
+    table = project / "results/tables/toy.csv"
+    table.write_text(table.read_text().replace("61.5", "91.5"))
+    assert "tables/toy.csv: not what its metrics say" in problems(capsys, str(project / "results"))
+    shutil.copytree(project / "results", "copy")
+    with pytest.raises(UserError, match="copy: expected a folder named results"):
+        cli.run(["verify", "copy"])
+    Path("linked").mkdir()
+    Path("linked/results").symlink_to(Path("copy").resolve())
+    assert "not what its metrics say" in problems(capsys, "linked/results")
+
+
+def test_a_parent_that_is_gone_is_a_note(project: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.rmtree(FOLDERS["train"])
+    text = said(capsys, "verify")
+    assert text.startswith(f"note: {FOLDERS['train']}: not here; 1 made from it") and "0 problems" in text
