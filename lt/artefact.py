@@ -50,6 +50,15 @@ def write_text(path: str | Path, text: str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """What keeps a command from writing there is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot write ({error.strerror})") from None
+
+
 def dump(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lt.artefact import writing
 from lt.config import load
 
 
@@ -25,5 +26,6 @@ def main(given: argparse.Namespace) -> None:
     split = make_split(train.labels, spec=spec, seed=given.seed)
     parts = {name for name in split.parts.values() if name is not None} - {"train"}
     found = {"train": train, **{name: sources.load(spec, name) for name in sorted(parts)}}
-    numbers = export_imagefolder(found, split, given.out, mode=given.mode)
+    with writing(given.out):
+        numbers = export_imagefolder(found, split, given.out, mode=given.mode)
     print(f"{given.out}: " + ", ".join(f"{part} {count}" for part, count in numbers.items()))

@@ -42,12 +42,10 @@ def main(given: argparse.Namespace) -> None:
         raise UserError(f"{given.table}: none of its {len(rows)} runs is finished")
     tabulate(tables.recipe_of(given.table), out=given.table)
     folder = given.to / name
-    try:
+    with artefact.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         files = write(folder, given.table, opened)
         (folder / "made.md").write_text(made(name, rows, opened, files, given.note))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write ({error.strerror})") from None
     print(f"{folder}: {len(opened)} artefacts behind {sum(Path(r['manifest']).exists() for r in rows)} runs")
 
 

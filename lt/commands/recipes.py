@@ -78,7 +78,12 @@ def complete(config: Config, text: str) -> Run:
 def shown(config: Config, run: Run, only: str | None = None) -> Iterator[str]:
     """Every stage with every number that is set, its origin, and the source that the recipe states."""
     arch_module(run.arch)
+    if why := config.cells.senseless.get(run.method):
+        raise UserError(f"{run.method}: no such run: {why}")
     yield f"run {run}   paper {config.meta(run.method, 'paper')}   reports {config.final_stage(run.method)}"
+    if run.arch not in (named := config.archs(run.method, run.dataset)):
+        there = ", ".join(named) or "none"
+        yield f"note: recipes.{run.method} does not name {run.arch} for '{run.dataset}'; its networks there: {there}"
     yield from _data(config, run.dataset)
     for name in [only] if only else config.stages_of(run):
         yield from _stage(config, run, name)

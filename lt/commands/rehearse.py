@@ -16,7 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace) -> None:
+    from lt.artefact import writing
     from lt.data.rehearse import rehearse
 
     more = {"cap": given.cap, "test_per_class": given.test, "pixels": given.pixels, "size": given.size}
-    print(rehearse(given.family, given.out, **more))
+    with writing(given.out):
+        print(rehearse(given.family, given.out, **more))

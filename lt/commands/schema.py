@@ -20,9 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace) -> None:
-    from lt.artefact import write_text
+    from lt.artefact import write_text, writing
 
-    write_text(given.out, text())
+    with writing(given.out):
+        write_text(given.out, text())
     print(given.out)
 
 

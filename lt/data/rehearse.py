@@ -42,8 +42,11 @@ def rehearse(
     """Write `family` under `root` and return it. `pixels`: images, empty (files of no bytes), none (lists)."""
     root, make = Path(root), pick("layout", family, LAYOUTS)
     pick("pixels", pixels, dict.fromkeys(PIXELS))
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root}: not empty; give a new folder")
+    for name, value in (("size", size), ("cap", cap), ("test", test_per_class)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}: expected at least 1, got {value}")
     if counts is None:
         counts = default_counts(family)
     counts = np.asarray(counts, dtype=np.int64)

@@ -102,6 +102,9 @@ def _reason(error: BaseException) -> str:
         if start in text:
             name = text.split(start, 1)[1].split()[0]
             return f"it names '{name}', which is not on the list of harmless globals"
+    if "WeightsUnpickler error: " in text:  # what torch says around it is advice to whoever calls it
+        said = text.split("WeightsUnpickler error: ", 1)[1].strip().partition("\n")[0]
+        return f"it is not a checkpoint ({said[:80]})"
     if isinstance(error, (EOFError, OSError, struct.error)) or "central directory" in text:
         return "it is truncated or not a checkpoint"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -126,12 +126,40 @@ def test_show_says_where_a_shared_stage_lives(capsys: pytest.CaptureFixture) -> 
         ("digits/ce/resnet9/seed0", "no such network 'resnet9'; did you mean 'resnet"),
         ("digits/ce/resnet8/0", "expected <dataset>/<method>/<arch>/seed<k>"),
         ("digits/ce/..;ls", "expected <dataset>/<method>/<arch>/seed<k>"),
+        ("digits/x_bns_all_one_none", "no such run: stage 1 has no classifier"),
     ],
 )
 def test_show_of_what_is_not_there(run: str, wanted: str) -> None:
     with pytest.raises(UserError, match=r".") as caught:
         cli.run(["recipes", "show", run])
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_show_says_where_the_recipe_does_not_name_the_network(capsys: pytest.CaptureFixture) -> None:
+    note = "note: recipes.ce does not name vit_digits for 'digits'; its networks there: resnet8"
+    assert note in said(capsys, "recipes", "show", "digits/ce/vit_digits")
+    assert "note:" not in said(capsys, "recipes", "show", "digits/ce")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("export-imagefolder digits /proc/foo", "/proc/foo: cannot write"),
+        ("rehearse inat18 /proc/foo --pixels none", "/proc/foo: cannot write"),
+        ("rehearse cifar10_lt README.md", "README.md: not empty; give a new folder"),
+        ("rehearse imagenet_lt X --size 0", "size: expected at least 1, got 0"),
+        ("rehearse imagenet_lt X --size -5", "size: expected at least 1, got -5"),
+        ("rehearse imagenet_lt X --test -3", "test: expected at least 1, got -3"),
+        ("rehearse imagenet_lt X --cap 0", "cap: expected at least 1, got 0"),
+        ("schema --out /proc/foo", "/proc/foo: cannot write"),
+        ("schema --out docs", "docs: cannot write (Is a directory)"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(words: str, wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        cli.run(words.split())
+    assert str(caught.value).startswith(wanted) and "\n" not in str(caught.value)
+    assert not Path("X").exists()
 
 
 def test_rehearse_and_export(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -303,3 +303,9 @@ def test_authors_layouts_are_known():
     assert convert.detect({"state_dict": {"module.backbone.linears.0.weight": torch.ones(1)}}) == "ride"
     assert convert.detect({"model": {"patch_embed.proj.weight": 0, "mask_token": 0}}) == "livt_mgp"
     assert convert.detect({"conv1.weight": torch.ones(1)}) == "flat"
+
+
+def test_a_text_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "README.pth").write_text("# lt\n\nLong-tailed recognition.\n")
+    with pytest.raises(UserError, match=r"README\.pth: it is not a checkpoint \([\w ]+\)$"):
+        importing.load_official(tmp_path / "README.pth")

@@ -328,3 +328,9 @@ def test_debian_fashion() -> None:
         found = sources.load(fashion, part, {"fashion_mnist": DEBIAN})
         assert np.bincount(found.labels).tolist() == [each] * 10
         assert found.images.shape == (10 * each, 1, 28, 28)
+
+
+def test_local_paths_in_another_encoding(elsewhere: Path) -> None:
+    (elsewhere / "paths.local.yaml").write_bytes(b"inat18: /data/\xe9t\xe9\n")
+    with pytest.raises(UserError, match=r"^paths\.local\.yaml: not UTF-8 text; save it as UTF-8$"):
+        sources.find_root("inat18")
