@@ -50,9 +50,9 @@ class Recipe:
         return int(self.data["num_classes"])
 
 
-def read_metrics(opened: artefact.Artefact) -> dict[str, Any]:
+def read_metrics(opened: artefact.Artefact, **expected: type) -> dict[str, Any]:
     """What `evaluate` measured."""
-    return artefact.read_json(opened / "metrics.json", opened.again, metrics=dict, cost=dict)
+    return artefact.read_json(opened / "metrics.json", opened.again, metrics=dict, cost=dict, **expected)
 
 
 def threads() -> int:

@@ -50,8 +50,8 @@ def by_method(recipe: dict[str, Any], figure: str) -> dict[str, list[Path]]:
     return named if chosen else dict(list(named.items())[:MOST])
 
 
-def metrics_of(folder: Path) -> dict[str, Any]:
-    return read_metrics(artefact.read(folder, verify=False))
+def metrics_of(folder: Path, **expected: type) -> dict[str, Any]:
+    return read_metrics(artefact.read(folder, verify=False), **expected)
 
 
 def spread(folders: list[Path], *names: str) -> dict[str, tuple[float, float]]:
@@ -86,7 +86,7 @@ def parent(folder: Path, name: str) -> artefact.Artefact:
 
 def _per_class(out: Path, runs: dict[str, list[Path]]) -> None:
     accuracy = {m: np.nanmean([column(f, "accuracy") for f in fs], axis=0) for m, fs in runs.items()}
-    counts = Split.read(parent(next(iter(runs.values()))[0], "split").folder).class_counts
+    counts = Split.read(parent(next(iter(runs.values()))[0], "split").verified().folder).class_counts
     figures.FIGURES["per_class"](out, accuracy, class_counts=counts)
 
 
@@ -99,7 +99,9 @@ def _hm_gm(out: Path, runs: dict[str, list[Path]]) -> None:
 
 
 def _reliability(out: Path, runs: dict[str, list[Path]]) -> None:
-    figures.FIGURES["reliability"](out, {m: metrics_of(fs[0])["reliability"] for m, fs in runs.items()})
+    figures.FIGURES["reliability"](
+        out, {m: metrics_of(fs[0], reliability=dict)["reliability"] for m, fs in runs.items()}
+    )
 
 
 def _cost(out: Path, runs: dict[str, list[Path]]) -> None:
@@ -131,7 +133,7 @@ def _tau(out: Path, runs: dict[str, list[Path]]) -> None:
 
     folder = next(iter(runs.values()))[0]
     stored = load_predictions(parent(folder, "predictions").verified())
-    counts = Split.read(parent(folder, "split").folder).class_counts
+    counts = Split.read(parent(folder, "split").verified().folder).class_counts
     sweep = posthoc.pn_sweep(stored["logits"], stored["labels"], posthoc.TAUS)
     cut = column_groups(folder)
     rows = [
@@ -173,7 +175,7 @@ def largest_class(model: artefact.Artefact, images: int) -> np.ndarray:
     """Positions in the training list of a model."""
     from lt.stages.common import load_source
 
-    split = Split.read(parent(model.folder, "split").folder)
+    split = Split.read(parent(model.folder, "split").verified().folder)
     source = load_source({**model.manifest["recipe"]["data"], "pack": None}, "train")  # labels alone are looked at
     labels = split.relabel(source.labels)[split.train]
     if len(labels) != images:

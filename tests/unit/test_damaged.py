@@ -119,6 +119,14 @@ def test_classes(text: str) -> None:
         plot("results/recipes/toy.json", figure="per_class", out="per_class.svg")
 
 
+def test_what_a_figure_needs() -> None:
+    with pytest.raises(UserError, match=f"{METRICS}: expected an object with 'reliability'; delete"):
+        plot("results/recipes/toy.json", figure="reliability", out="reliability.svg")
+    Path(FOLDERS["split"], "train.npy").write_text("2")
+    with pytest.raises(UserError, match=f"{FOLDERS['split']}/train.npy: changed since it was written; delete"):
+        plot("results/recipes/toy.json", figure="per_class", out="per_class.svg")
+
+
 @pytest.mark.parametrize("text", [b"", b"PK\x03\x04", b"text", "half", "labels"])
 def test_predictions(text: bytes | str) -> None:
     path = Path(FOLDERS["predict"], "predictions.npz")
