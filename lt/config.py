@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from lt import checks, crossing
+from lt import checks, crossing, documents
 from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
@@ -39,16 +38,7 @@ class Stage:
 
 def load(path: str | Path = "params.yaml") -> Config:
     """Read and check params.yaml."""
-    path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the project's root") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    return Config(raw, file=str(path))
+    return Config(documents.read(path), file=str(path))
 
 
 class Config:
