@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from lt import crossing, grid_checks, registry
+from lt import crossing, grid_checks, registry, shapes
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Run, Strict, Train
 
@@ -93,6 +93,8 @@ def _recipes(config: Config) -> Iterator[str]:
     for method, body in config.cells.layers.items():
         if method not in config.cells.senseless:
             yield from _unknown(body, RECIPE_KEYS, method)
+            if "extends" in body:
+                yield f"{method}.extends: a layer of a crossing extends nothing; write its stages out"
             yield from _sets(config, method, body)
     for method, body in config.params.recipes.items():
         place = f"recipes.{method}"
@@ -108,6 +110,9 @@ def _recipes(config: Config) -> Iterator[str]:
             continue
         if "paper" not in body and parent is None:
             yield f"{place}.paper: missing; the rules file that holds its graph"
+        if not [name for name in config.stage_names(method) if name not in IMPLICIT]:
+            yield f"{place}.stages: missing; name the stages, as train: {{...}}"
+            continue
         if isinstance(nodes := body.get("published"), dict):
             yield from _unknown(nodes, config.stage_names(method), f"{place}.published")
         yield from _sets(config, method, body)
@@ -117,8 +122,8 @@ def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
     names = config.dataset_names()
     stages = config.stage_names(method)
     only = body.get("only") or []
-    if not isinstance(only, list):
-        yield f"{config.place(method)}.only: expected a list of data sets and families, found {only!r}"
+    if not isinstance(only, list) or not all(isinstance(key, str) for key in only):
+        yield f"{config.place(method)}.only: expected a list of data sets and families, found {shapes.shown(only)}"
         return
     for key in only:
         if key not in names:
@@ -158,9 +163,7 @@ def _one_of_many(config: Config, stage: str, values: dict, place: str) -> Iterat
 
 def _stage(config: Config, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
     if "use" in values:
-        target = str(values["use"]).split(":")[-1].split("/")[0]
-        if target not in config.params.recipes:
-            yield f"{place}.use: no such recipe{nearest(target, config.params.recipes)}"
+        yield from _use(config, method, stage, values, place)
         return
     verb = config.verb(method, config.stem(stage))
     if verb not in STAGES:
@@ -174,6 +177,30 @@ def _stage(config: Config, method: str, stage: str, values: dict, place: str) ->
         if partial:
             return
     yield from registry.check(values, place, verb)
+
+
+def shared(use: str) -> tuple[str, str, str]:
+    """(data set, recipe, stage) of `use: imagenet_lt:mae/pretrain`; what is not said is empty."""
+    dataset, _, rest = use.rpartition(":")
+    method, _, stage = rest.partition("/")
+    return dataset, method, stage
+
+
+def _use(config: Config, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
+    """A stage is another recipe's as it is: numbers beside `use` would be dropped."""
+    dataset, target, other = shared(values["use"] or "")
+    if target not in config.params.recipes:
+        yield f"{place}.use: no such recipe{nearest(target, config.params.recipes)}"
+        return
+    if dataset and dataset not in config.params.datasets:
+        yield f"{place}.use: {dataset}: no such data set{nearest(dataset, config.params.datasets)}"
+    if config.stem(other or stage) not in (known := config.stage_names(target)):
+        yield f"{place}.use: {target} has no stage '{other or stage}'{nearest(other or stage, known)}"
+    if (target, other or stage, dataset) == (method, stage, ""):
+        yield f"{place}.use: points at itself"
+    for key in values:
+        if key not in ("use", "verb"):
+            yield f"{place}.{key}: stands beside `use`, which takes {target}'s numbers as they are; drop one of them"
 
 
 WARMUP = {"coslrwarmup": (2, 2), "coslr_official": (0, 5), "mae": (0, 0)}  # the least, and what holds if none is said

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lt import checks, crossing, documents
-from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of
+from lt import checks, crossing, documents, shapes
+from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of, shared
 from lt.errors import UserError, nearest
 from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
 
@@ -52,6 +52,8 @@ class Config:
             self.params = Params.model_validate(raw)
         except ValidationError as error:
             raise UserError(self._lines(problems_of(error, "", Params))) from None
+        if problems := list(shapes.problems(self.params)):
+            raise UserError(self._lines(problems))
         self.cells = crossing.expand(self.params.crossings)
         self.params.recipes |= self.cells.recipes
         if problems := list(checks.problems(self)):
@@ -195,6 +197,8 @@ class Config:
     def final_stage(self, method: str) -> str:
         """The node whose predictions the tables report."""
         own = [s for s in self.stage_names(method) if s not in IMPLICIT]
+        if not own:
+            raise UserError(f"{self.file}: {self.place(method)}.stages: missing; name the stages, as train: {{...}}")
         return self.meta(method, "report") or own[-1]
 
     def archs(self, method: str, dataset: str) -> list[str]:
@@ -217,18 +221,26 @@ class Config:
     @functools.cache  # noqa: B019
     def home(self, run: Run, stage: str) -> tuple[Run, str]:
         """Where a stage lives: here, or with the recipe that it is shared from (`use: mislas/stage1`)."""
+        way = [(run, stage)]
+        while target := self._used(*way[-1]):
+            if target in way:
+                place = f"{self.place(run.method)}.stages.{stage}.use"
+                raise UserError(f"{self.file}: {place} (for {run}): leads back to {target[0].method}/{target[1]}")
+            way.append(target)
+        return way[-1]
+
+    def _used(self, run: Run, stage: str) -> tuple[Run, str] | None:
         use = None
         for _, layer in self.layers(run):
             body = (layer.get("stages") or {}).get(stage) or {}
             use = body.get("use", None if body else use)
         if not use:
-            return run, stage
-        dataset, _, rest = use.rpartition(":")
-        method, _, other = rest.partition("/")
+            return None
+        dataset, method, other = shared(use)
         _, overlay = self.split_overlay(run.dataset)
         if dataset and overlay:
             dataset = f"{dataset}_{overlay}"
-        return self.home(Run(dataset or run.dataset, method, run.arch, run.seed), other or stage)
+        return Run(dataset or run.dataset, method, run.arch, run.seed), other or stage
 
     @functools.cache  # noqa: B019
     def stage(self, run: Run, stage: str) -> Stage:
@@ -303,6 +315,10 @@ class Config:
         datasets = [f"{d}_{overlay}" for d in table.datasets]
         archs = {f"{d}_{overlay}": a for d, a in table.archs.items()}
         return table.model_copy(update={"datasets": datasets, "archs": archs, "seeds": [0]})
+
+    def kept_tables(self) -> list[str]:
+        """The grid's tables, or all where there is no grid."""
+        return list(self.params.tables if self.params.grid is None else self.params.grid.tables)
 
     def methods(self, table: str) -> list[str]:
         """What a table names; a crossing stands for all its cells."""

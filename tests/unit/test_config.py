@@ -77,7 +77,7 @@ MISTAKES = {
     "recipes.ce.sets.toy.verifed": (True, "recipes.ce.sets.toy.verifed: unknown key; did you mean 'verified'?"),
     "recipes.ce.papers": ("x", "recipes.ce.papers: unknown key; did you mean 'paper'?"),
     "recipes.two.only": (["toyy"], "recipes.two.only: toyy: no such data set or family; did you mean 'toy'?"),
-    "recipes.bs.only": ("toy", "recipes.bs.only: expected a list of data sets and families, found 'toy'"),
+    "recipes.bs.only": ("toy", "recipes.bs.only: expected a list of data sets and families, found the text 'toy'"),
     "recipes.bs.published": ({"tain": "ce"}, "recipes.bs.published.tain: unknown key; did you mean 'train'?"),
     "recipes.bs.extends": ("cee", "recipes.bs.extends: no such recipe; did you mean 'ce'?"),
     "recipes.two.stages.stage1": ({"use": "cee/train"}, "stage1.use: no such recipe; did you mean 'ce'?"),

@@ -57,6 +57,6 @@ rule figures:
     input:
         [
             f"results/figures/{table}/{figure}.svg"
-            for table in LT.params.grid.tables
+            for table in LT.kept_tables()
             for figure in LT.table(table).figures
         ],
