@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lt import crossing, grid_checks, registry, shapes
 from lt.errors import UserError, nearest
-from lt.schema import STAGES, Run, Strict, Train
+from lt.schema import STAGES, Run, Strict
 
 if TYPE_CHECKING:
     from lt.config import Config
@@ -201,23 +201,6 @@ def _use(config: Config, method: str, stage: str, values: dict, place: str) -> I
     for key in values:
         if key not in ("use", "verb"):
             yield f"{place}.{key}: stands beside `use`, which takes {target}'s numbers as they are; drop one of them"
-
-
-WARMUP = {"coslrwarmup": (2, 2), "coslr_official": (0, 5), "mae": (0, 0)}  # the least, and what holds if none is said
-
-
-def resolved(params: Strict) -> Iterator[tuple[str, str]]:
-    """(key, problem) of a stage as a whole: values that go together badly, of whatever layers they come from."""
-    if not isinstance(params, Train):
-        return
-    if params.schedule.name in WARMUP:
-        least, usual = WARMUP[params.schedule.name]
-        epochs = params.schedule.options().get("warmup_epochs", usual)
-        if not isinstance(epochs, int | float) or not least <= epochs < params.epochs:
-            wanted = f"{least} or more and less than the {params.epochs} epochs"
-            yield "schedule.warmup_epochs", f"expected {wanted}, found {epochs!r}"
-    if params.head and (params.head.name, params.loss.name) == ("lws", "bagmar"):
-        yield "loss", "bagmar adds its margin before an lws head's scale; that pair is not offered"
 
 
 def _tables(config: Config) -> Iterator[str]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lt import checks, crossing, documents, shapes
+from lt import checks, crossing, documents, shapes, stage_checks
 from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of, shared
 from lt.errors import UserError, nearest
-from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
+from lt.schema import STAGES, Choose, Dataset, Evaluate, Params, Run, Strict, Subset, Table
 
 BRANCH = re.compile(r"branch\d+")
 
@@ -268,19 +268,27 @@ class Config:
         except ValidationError as error:
             place = f"recipes.{run.method}.stages.{stage} (for {run})"
             raise UserError(self._lines(problems_of(error, place, STAGES[verb]))) from None
-        if found := [*checks.resolved(params), *self._unseen_snapshots(run, verb)]:
+        if found := [*stage_checks.problems(params, run.arch), *self._beside(run, stage, params)]:
             place = f"recipes.{run.method}.stages.{stage}"
             raise UserError(self._lines(f"{place}.{key} (for {run}): {line}" for key, line in found))
         return Stage(stage, verb, params, origin, source, bool(verified))
 
-    def _unseen_snapshots(self, run: Run, verb: str) -> Iterator[tuple[str, str]]:
-        """A stage that chooses among snapshots needs a training that leaves some."""
-        if verb == "choose":
-            trained = [s for s in self.stages_of(run) if self.verb(run.method, s) == "train"][-1]
-            home, stage = self.home(run, trained)
-            params = self.stage(home, stage).params
-            if not params.snapshots_every and params.epochs > 1:
-                yield "verb", f"no snapshots to choose from; set snapshots_every in {home.method}'s {stage}"
+    def _beside(self, run: Run, stage: str, params: Strict) -> Iterator[tuple[str, str]]:
+        """What a stage needs of the others: snapshots to choose from, predictions to adjust or to draw from."""
+        if isinstance(params, Choose):
+            trained = [s for s in self.stages_of(run) if self.verb(run.method, s) == "train"]
+            if not trained:
+                yield "verb", "no snapshots to choose from; no stage of this recipe trains"
+                return
+            home, name = self.home(run, trained[-1])
+            before = self.stage(home, name).params
+            if not getattr(before, "snapshots_every", 0) and getattr(before, "epochs", 2) > 1:
+                yield "verb", f"no snapshots to choose from; set snapshots_every in {home.method}'s {name}"
+            yield from stage_checks.unstored(params.posthoc, params.outputs)
+        elif isinstance(params, Evaluate) and params.posthoc:
+            yield from stage_checks.unstored(params.posthoc, self.stage(run, "predict").params.outputs)
+        elif isinstance(params, Subset) and params.of and params.of not in (known := self.stages_of(run)):
+            yield "of", f"no such stage '{params.of}'{nearest(params.of, known)}"
 
     def _overlay_layer(self, run: Run, verb: str, stage: str) -> Iterator[tuple[str, dict]]:
         _, overlay = self.split_overlay(run.dataset)
