@@ -55,8 +55,9 @@ class Config:
         if problems := list(shapes.problems(self.params)):
             raise UserError(self._lines(problems))
         self.cells = crossing.expand(self.params.crossings)
+        written = list(self.params.recipes)
         self.params.recipes |= self.cells.recipes
-        if problems := list(checks.problems(self)):
+        if problems := list(checks.problems(self, written)):
             raise UserError(self._lines(problems))
 
     def _lines(self, problems: Iterable[str]) -> str:

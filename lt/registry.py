@@ -109,6 +109,12 @@ def _home(module: str, name: str) -> Member:
     return Member(home, arguments.of(home, node, _find))
 
 
+@functools.cache
+def names(module: str, table: str) -> tuple[str, ...]:
+    """The keys of a table whose entries take no options."""
+    return tuple(_literal(code._tree(code.module_path(module)), table) or ())
+
+
 ARCH_MODULES = (
     "lt.models.resnet_cifar",
     "lt.models.resnet",
