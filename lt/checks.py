@@ -80,6 +80,8 @@ def _overlays(config: Config) -> Iterator[str]:
         for verb, values in overlay.items():
             if verb not in STAGES:
                 yield f"overlays.{name}.{verb}: no such verb{nearest(verb, STAGES)}"
+            elif "use" in (values or {}):
+                yield f"overlays.{name}.{verb}.use: an overlay changes numbers only; it cannot share stages"
             else:
                 yield from _numbers(values or {}, verb, f"overlays.{name}.{verb}")
 
@@ -111,7 +113,7 @@ def _recipes(config: Config) -> Iterator[str]:
         if parent is not None and parent not in config.params.recipes:
             yield f"{place}.extends: no such recipe{nearest(parent, config.params.recipes)}"
             continue
-        if "paper" not in body and parent is None:
+        if not body.get("paper") and parent is None:
             yield f"{place}.paper: missing; the rules file that holds its graph"
         if not [name for name in config.stage_names(method) if name not in IMPLICIT]:
             yield f"{place}.stages: missing; name the stages, as train: {{...}}"
@@ -203,11 +205,13 @@ def _numbers(values: dict, verb: str, place: str) -> Iterator[str]:
     try:  # a layer is partial: what is missing may stand in another one
         STAGES[verb].model_validate({k: v for k, v in values.items() if k not in STAGE_META})
     except ValidationError as error:
-        partial = [e for e in problems_of(error, place, STAGES[verb]) if "field required" not in e]
+        found = list(problems_of(error, place, STAGES[verb]))
+        partial = [e for e in found if "field required" not in e or ".name: field required" in e]
         yield from partial
         if partial:
             return
     yield from registry.check(values, place, verb)
+    yield from _networks(values.get("net"), f"{place}.net")
 
 
 def shared(use: str) -> tuple[str, str, str]:

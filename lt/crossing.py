@@ -105,7 +105,7 @@ def problems(crossings: dict[str, Crossing]) -> Iterator[str]:
     """Names of axes, parts and stages that do not fit together."""
     for name, crossing in crossings.items():
         place, stages = f"crossings.{name}", crossing.recipe.get("stages") or {}
-        if "paper" not in crossing.recipe:
+        if not crossing.recipe.get("paper"):
             yield f"{place}.recipe.paper: missing; the rules file that holds its graph"
         for where, layer in _layers(name, crossing).items():
             for stage in dict.fromkeys(s for s, _ in _said(layer)):

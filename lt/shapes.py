@@ -97,7 +97,7 @@ SETS = each(fields(**LAYER, arch=names, archs=each(INNER, "a mapping of networks
 RUNS = each(INNER, "a mapping of runs")
 META = {"paper": text, "title": text, "report": text, "why_not": text, "published": published}
 RECIPE = fields(**LAYER, **META, extends=text, sets=SETS, runs=RUNS)
-DATASET = fields(extends=text, note=text, source_of_numbers=text)
+DATASET = fields(extends=text, source=text, family=text, note=text, source_of_numbers=text)
 
 
 def problems(params: Params) -> Iterator[str]:

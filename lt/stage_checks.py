@@ -62,9 +62,7 @@ def _train(params: Train, arch: str) -> Problems:
     if params.pretrained and params.pretrained not in PRETRAINED:
         yield "pretrained", f"no such ImageNet weights '{params.pretrained}'{nearest(params.pretrained, PRETRAINED)}"
     name = params.net or arch
-    if params.net and name not in registry.archs():
-        yield "net", f"no such network '{name}'{nearest(name, registry.archs())}"
-    elif name in registry.archs():
+    if name in registry.archs():
         yield from _options(params.options, *registry.network(name), "options", name)
     task = registry.members("task").get(params.task)
     if task and task.arguments is not None:

@@ -70,6 +70,8 @@ def test_what_is_right_is_silent() -> None:
         ("recipes.x", {"extends": "ce"}, "recipes.x: the crossing has this name already; rename one of them"),
         ("recipes.ce.paper", "baseline", "recipes.ce.paper: no rules file draws 'baseline'; did you mean 'baselines'?"),
         ("crossings.x.recipe.paper", "cross", "crossings.x.recipe.paper: no rules file draws 'cross'; did you mean"),
+        ("recipes.ce.paper", None, "recipes.ce.paper: missing"),
+        ("crossings.x.recipe.paper", None, "crossings.x.recipe.paper: missing"),
         ("recipes.ce.report", "trian", "recipes.ce.report: no such stage 'trian'; did you mean 'train'?"),
         ("crossings.x.recipe.report", "stage2", "crossings.x.recipe.report: no such stage 'stage2'; did you mean"),
         ("overlays.smoke.trian", {}, "overlays.smoke.trian: no such verb; did you mean 'train'?"),
