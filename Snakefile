@@ -39,4 +39,4 @@ localrules:
 
 rule all:
     input:
-        expand("results/tables/{table}.csv", table=LT.params.grid.tables),
+        expand("results/tables/{table}.csv", table=LT.kept_tables()),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from lt import crossing, grid_checks, registry
+from lt import crossing, dataset_checks, grid_checks, names, registry, shapes
 from lt.errors import UserError, nearest
-from lt.schema import STAGES, Run, Strict, Train
+from lt.names import unusable
+from lt.schema import STAGES, Run, Strict
 
 if TYPE_CHECKING:
     from lt.config import Config
@@ -33,15 +33,16 @@ RECIPE_KEYS = (
 SET_KEYS = ("arch", "source", "verified", "note", "undertrained", "stages", "archs")
 DATASET_META = ("extends", "note", "source_of_numbers")
 STAGE_META = ("use",)
-RESERVED = ("tables", "figures", "report", "metrics", "recipes", "pack", "params")
 IMPLICIT = ("predict", "evaluate")
-NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
-def problems(config: Config) -> Iterator[str]:
+def problems(config: Config, written: list[str]) -> Iterator[str]:
     """What the models cannot see: names that refer to each other, layers, registries."""
-    yield from _datasets(config)
+    yield from names.problems(config, written)
+    yield from dataset_checks.problems(config)
+    yield from _overlays(config)
     yield from crossing.problems(config.params.crossings)
+    yield from _papers(config)
     yield from _recipes(config)
     yield from _tables(config)
     yield from _comparisons(config)
@@ -74,61 +75,90 @@ def _keys_at(model: Any, path: tuple) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _datasets(config: Config) -> Iterator[str]:
-    for name, body in config.params.datasets.items():
-        if not NAME.fullmatch(name) or name in RESERVED:
-            yield f"datasets.{name}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
-            continue
-        parent = body.get("extends")
-        if parent is not None and parent not in config.params.datasets:
-            yield f"datasets.{name}.extends: no such data set{nearest(parent, config.params.datasets)}"
-            continue
-        try:
-            config.dataset(name)
-        except UserError as error:
-            yield from (line.removeprefix(f"{config.file}: ") for line in str(error).splitlines())
+def _overlays(config: Config) -> Iterator[str]:
+    for name, overlay in config.params.overlays.items():
+        for verb, values in overlay.items():
+            if verb not in STAGES:
+                yield f"overlays.{name}.{verb}: no such verb{nearest(verb, STAGES)}"
+            elif "use" in (values or {}):
+                yield f"overlays.{name}.{verb}.use: an overlay changes numbers only; it cannot share stages"
+            else:
+                yield from _numbers(values or {}, verb, f"overlays.{name}.{verb}")
+
+
+def _papers(config: Config) -> Iterator[str]:
+    known = names.papers(config.file)
+    for method, body in (config.params.recipes | config.cells.layers).items():
+        paper = body.get("paper")
+        if paper and known and paper not in known:
+            yield f"{config.place(method)}.paper: no rules file draws '{paper}'{nearest(paper, known)}"
 
 
 def _recipes(config: Config) -> Iterator[str]:
     for method, body in config.cells.layers.items():
         if method not in config.cells.senseless:
             yield from _unknown(body, RECIPE_KEYS, method)
+            if "extends" in body:
+                yield f"{method}.extends: a layer of a crossing extends nothing; write its stages out"
             yield from _sets(config, method, body)
     for method, body in config.params.recipes.items():
         place = f"recipes.{method}"
         if method in config.cells.recipes:  # made of the layers above
             continue
-        if not NAME.fullmatch(method) or method in RESERVED:
-            yield f"{place}: not a usable name (lower case, digits, _; reserved: {', '.join(RESERVED)})"
+        if line := unusable(method):
+            yield f"{place}: {line}"
             continue
         yield from _unknown(body, RECIPE_KEYS, place)
         parent = body.get("extends")
         if parent is not None and parent not in config.params.recipes:
             yield f"{place}.extends: no such recipe{nearest(parent, config.params.recipes)}"
             continue
-        if "paper" not in body and parent is None:
+        if not body.get("paper") and parent is None:
             yield f"{place}.paper: missing; the rules file that holds its graph"
+        if not [name for name in config.stage_names(method) if name not in IMPLICIT]:
+            yield f"{place}.stages: missing; name the stages, as train: {{...}}"
+            continue
         if isinstance(nodes := body.get("published"), dict):
             yield from _unknown(nodes, config.stage_names(method), f"{place}.published")
         yield from _sets(config, method, body)
 
 
+def _meta(config: Config, method: str, body: dict) -> Iterator[str]:
+    """Names of stages, and which of them the tables report."""
+    place = config.place(method)
+    stages = [s for s in config.stage_names(method) if s not in IMPLICIT]
+    if body.get("report") and config.stem(body["report"]) not in stages and "." not in method:
+        yield f"{place}.report: no such stage '{body['report']}'{nearest(body['report'], stages)}"
+    for stage in body.get("stages") or {}:
+        if line := unusable(stage, ()):
+            yield f"{place}.stages.{stage}: {line}"
+
+
+def _networks(found: Any, place: str) -> Iterator[str]:
+    for arch in [found] if isinstance(found, str) else found or []:
+        if arch not in registry.archs():
+            yield f"{place}: no such network '{arch}'{nearest(arch, registry.archs())}"
+
+
 def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
-    names = config.dataset_names()
+    yield from _meta(config, method, body)
+    known = config.dataset_names()
     stages = config.stage_names(method)
     only = body.get("only") or []
-    if not isinstance(only, list):
-        yield f"{config.place(method)}.only: expected a list of data sets and families, found {only!r}"
+    if not isinstance(only, list) or not all(isinstance(key, str) for key in only):
+        yield f"{config.place(method)}.only: expected a list of data sets and families, found {shapes.shown(only)}"
         return
     for key in only:
-        if key not in names:
-            yield f"{config.place(method)}.only: {key}: no such data set or family{nearest(key, names)}"
+        if key not in known:
+            yield f"{config.place(method)}.only: {key}: no such data set or family{nearest(key, known)}"
     for key, entry in (body.get("sets") or {}).items():
         place = f"{config.place(method)}.sets.{key}"
-        if key not in names:
-            yield f"{place}: no such data set or family{nearest(key, names)}"
+        if key not in known:
+            yield f"{place}: no such data set or family{nearest(key, known)}"
             continue
         yield from _unknown(entry or {}, SET_KEYS, place)
+        yield from _networks((entry or {}).get("arch"), f"{place}.arch")
+        yield from _networks(list((entry or {}).get("archs") or {}), f"{place}.archs")
         for arch, inner in ((entry or {}).get("archs") or {}).items():
             yield from _unknown(inner or {}, SET_KEYS[1:6], f"{place}.archs.{arch}")
     for origin, layer in config.own_layers(method):
@@ -146,6 +176,9 @@ def _sets(config: Config, method: str, body: dict) -> Iterator[str]:
             continue
         if run.method != method:
             yield f"recipes.{method}.runs.{text}: belongs to method '{run.method}'"
+        if not config.has_dataset(run.dataset):
+            yield f"recipes.{method}.runs.{text}: no such data set{nearest(run.dataset, config.params.datasets)}"
+        yield from _networks(run.arch, f"recipes.{method}.runs.{text}")
 
 
 def _one_of_many(config: Config, stage: str, values: dict, place: str) -> Iterator[str]:
@@ -158,39 +191,51 @@ def _one_of_many(config: Config, stage: str, values: dict, place: str) -> Iterat
 
 def _stage(config: Config, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
     if "use" in values:
-        target = str(values["use"]).split(":")[-1].split("/")[0]
-        if target not in config.params.recipes:
-            yield f"{place}.use: no such recipe{nearest(target, config.params.recipes)}"
+        yield from _use(config, method, stage, values, place)
         return
     verb = config.verb(method, config.stem(stage))
     if verb not in STAGES:
         yield f"{place}.verb: no such verb '{verb}'{nearest(verb, STAGES)}"
         return
+    yield from _numbers(values, verb, place)
+
+
+def _numbers(values: dict, verb: str, place: str) -> Iterator[str]:
+    """Keys, values and registry entries of a layer."""
     try:  # a layer is partial: what is missing may stand in another one
         STAGES[verb].model_validate({k: v for k, v in values.items() if k not in STAGE_META})
     except ValidationError as error:
-        partial = [e for e in problems_of(error, place, STAGES[verb]) if "field required" not in e]
+        found = list(problems_of(error, place, STAGES[verb]))
+        partial = [e for e in found if "field required" not in e or ".name: field required" in e]
         yield from partial
         if partial:
             return
     yield from registry.check(values, place, verb)
+    yield from _networks(values.get("net"), f"{place}.net")
 
 
-WARMUP = {"coslrwarmup": (2, 2), "coslr_official": (0, 5), "mae": (0, 0)}  # the least, and what holds if none is said
+def shared(use: str) -> tuple[str, str, str]:
+    """(data set, recipe, stage) of `use: imagenet_lt:mae/pretrain`; what is not said is empty."""
+    dataset, _, rest = use.rpartition(":")
+    method, _, stage = rest.partition("/")
+    return dataset, method, stage
 
 
-def resolved(params: Strict) -> Iterator[tuple[str, str]]:
-    """(key, problem) of a stage as a whole: values that go together badly, of whatever layers they come from."""
-    if not isinstance(params, Train):
+def _use(config: Config, method: str, stage: str, values: dict, place: str) -> Iterator[str]:
+    """A stage is another recipe's as it is: numbers beside `use` would be dropped."""
+    dataset, target, other = shared(values["use"] or "")
+    if target not in config.params.recipes:
+        yield f"{place}.use: no such recipe{nearest(target, config.params.recipes)}"
         return
-    if params.schedule.name in WARMUP:
-        least, usual = WARMUP[params.schedule.name]
-        epochs = params.schedule.options().get("warmup_epochs", usual)
-        if not isinstance(epochs, int | float) or not least <= epochs < params.epochs:
-            wanted = f"{least} or more and less than the {params.epochs} epochs"
-            yield "schedule.warmup_epochs", f"expected {wanted}, found {epochs!r}"
-    if params.head and (params.head.name, params.loss.name) == ("lws", "bagmar"):
-        yield "loss", "bagmar adds its margin before an lws head's scale; that pair is not offered"
+    if dataset and dataset not in config.params.datasets:
+        yield f"{place}.use: {dataset}: no such data set{nearest(dataset, config.params.datasets)}"
+    if config.stem(other or stage) not in (known := config.stage_names(target)):
+        yield f"{place}.use: {target} has no stage '{other or stage}'{nearest(other or stage, known)}"
+    if (target, other or stage, dataset) == (method, stage, ""):
+        yield f"{place}.use: points at itself"
+    for key in values:
+        if key not in ("use", "verb"):
+            yield f"{place}.{key}: stands beside `use`, which takes {target}'s numbers as they are; drop one of them"
 
 
 def _tables(config: Config) -> Iterator[str]:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from lt import checks, crossing
-from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of
+from lt import checks, crossing, documents, shapes, stage_checks
+from lt.checks import DATASET_META, IMPLICIT, STAGE_META, problems_of, shared
 from lt.errors import UserError, nearest
-from lt.schema import STAGES, Dataset, Params, Run, Strict, Table
+from lt.schema import STAGES, Choose, Dataset, Evaluate, Params, Run, Strict, Subset, Table
 
 BRANCH = re.compile(r"branch\d+")
 
@@ -39,16 +38,7 @@ class Stage:
 
 def load(path: str | Path = "params.yaml") -> Config:
     """Read and check params.yaml."""
-    path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the project's root") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    return Config(raw, file=str(path))
+    return Config(documents.read(path), file=str(path))
 
 
 class Config:
@@ -62,9 +52,12 @@ class Config:
             self.params = Params.model_validate(raw)
         except ValidationError as error:
             raise UserError(self._lines(problems_of(error, "", Params))) from None
+        if problems := list(shapes.problems(self.params)):
+            raise UserError(self._lines(problems))
         self.cells = crossing.expand(self.params.crossings)
+        written = list(self.params.recipes)
         self.params.recipes |= self.cells.recipes
-        if problems := list(checks.problems(self)) or list(checks.without_rows(self)):
+        if problems := list(checks.problems(self, written)) or list(checks.without_rows(self)):
             raise UserError(self._lines(problems))
 
     def _lines(self, problems: Iterable[str]) -> str:
@@ -205,6 +198,8 @@ class Config:
     def final_stage(self, method: str) -> str:
         """The node whose predictions the tables report."""
         own = [s for s in self.stage_names(method) if s not in IMPLICIT]
+        if not own:
+            raise UserError(f"{self.file}: {self.place(method)}.stages: missing; name the stages, as train: {{...}}")
         return self.meta(method, "report") or own[-1]
 
     def archs(self, method: str, dataset: str) -> list[str]:
@@ -227,18 +222,26 @@ class Config:
     @functools.cache  # noqa: B019
     def home(self, run: Run, stage: str) -> tuple[Run, str]:
         """Where a stage lives: here, or with the recipe that it is shared from (`use: mislas/stage1`)."""
+        way = [(run, stage)]
+        while target := self._used(*way[-1]):
+            if target in way:
+                place = f"{self.place(run.method)}.stages.{stage}.use"
+                raise UserError(f"{self.file}: {place} (for {run}): leads back to {target[0].method}/{target[1]}")
+            way.append(target)
+        return way[-1]
+
+    def _used(self, run: Run, stage: str) -> tuple[Run, str] | None:
         use = None
         for _, layer in self.layers(run):
             body = (layer.get("stages") or {}).get(stage) or {}
             use = body.get("use", None if body else use)
         if not use:
-            return run, stage
-        dataset, _, rest = use.rpartition(":")
-        method, _, other = rest.partition("/")
+            return None
+        dataset, method, other = shared(use)
         _, overlay = self.split_overlay(run.dataset)
         if dataset and overlay:
             dataset = f"{dataset}_{overlay}"
-        return self.home(Run(dataset or run.dataset, method, run.arch, run.seed), other or stage)
+        return Run(dataset or run.dataset, method, run.arch, run.seed), other or stage
 
     @functools.cache  # noqa: B019
     def stage(self, run: Run, stage: str) -> Stage:
@@ -266,19 +269,27 @@ class Config:
         except ValidationError as error:
             place = f"recipes.{run.method}.stages.{stage} (for {run})"
             raise UserError(self._lines(problems_of(error, place, STAGES[verb]))) from None
-        if found := [*checks.resolved(params), *self._unseen_snapshots(run, verb)]:
+        if found := [*stage_checks.problems(params, run.arch), *self._beside(run, stage, params)]:
             place = f"recipes.{run.method}.stages.{stage}"
             raise UserError(self._lines(f"{place}.{key} (for {run}): {line}" for key, line in found))
         return Stage(stage, verb, params, origin, source, bool(verified))
 
-    def _unseen_snapshots(self, run: Run, verb: str) -> Iterator[tuple[str, str]]:
-        """A stage that chooses among snapshots needs a training that leaves some."""
-        if verb == "choose":
-            trained = [s for s in self.stages_of(run) if self.verb(run.method, s) == "train"][-1]
-            home, stage = self.home(run, trained)
-            params = self.stage(home, stage).params
-            if not params.snapshots_every and params.epochs > 1:
-                yield "verb", f"no snapshots to choose from; set snapshots_every in {home.method}'s {stage}"
+    def _beside(self, run: Run, stage: str, params: Strict) -> Iterator[tuple[str, str]]:
+        """What a stage needs of the others: snapshots to choose from, predictions to adjust or to draw from."""
+        if isinstance(params, Choose):
+            trained = [s for s in self.stages_of(run) if self.verb(run.method, s) == "train"]
+            if not trained:
+                yield "verb", "no snapshots to choose from; no stage of this recipe trains"
+                return
+            home, name = self.home(run, trained[-1])
+            before = self.stage(home, name).params
+            if not getattr(before, "snapshots_every", 0) and getattr(before, "epochs", 2) > 1:
+                yield "verb", f"no snapshots to choose from; set snapshots_every in {home.method}'s {name}"
+            yield from stage_checks.unstored(params.posthoc, params.outputs)
+        elif isinstance(params, Evaluate) and params.posthoc:
+            yield from stage_checks.unstored(params.posthoc, self.stage(run, "predict").params.outputs)
+        elif isinstance(params, Subset) and params.of and params.of not in (known := self.stages_of(run)):
+            yield "of", f"no such stage '{params.of}'{nearest(params.of, known)}"
 
     def _overlay_layer(self, run: Run, verb: str, stage: str) -> Iterator[tuple[str, dict]]:
         _, overlay = self.split_overlay(run.dataset)
@@ -313,6 +324,10 @@ class Config:
         datasets = [f"{d}_{overlay}" for d in table.datasets]
         archs = {f"{d}_{overlay}": a for d, a in table.archs.items()}
         return table.model_copy(update={"datasets": datasets, "archs": archs, "seeds": [0]})
+
+    def kept_tables(self) -> list[str]:
+        """The grid's tables, or all where there is no grid."""
+        return list(self.params.tables if self.params.grid is None else self.params.grid.tables)
 
     def methods(self, table: str) -> list[str]:
         """What a table names; a crossing stands for all its cells."""

@@ -8,6 +8,7 @@ the last one that speaks of it or of a stage before it.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ class Cells:
     recipes: dict[str, Layer] = field(default_factory=dict)
     senseless: dict[str, str] = field(default_factory=dict)
     parts: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)  # crossing -> cell -> axis -> part
+    names: list[str] = field(default_factory=list)  # of all cells; two that are the same are a mistake
 
 
 def expand(crossings: dict[str, Crossing]) -> Cells:
@@ -36,6 +38,7 @@ def expand(crossings: dict[str, Crossing]) -> Cells:
         found.parts[name] = {}
         for combination in itertools.product(*crossing.parts.values()):
             cell = "_".join((name, *combination))
+            found.names.append(cell)
             found.parts[name][cell] = parts = dict(zip(crossing.parts, combination, strict=True))
             met = [i for i, entry in enumerate(crossing.where) if _meets(entry, parts)]
             places = [f"crossings.{name}.recipe", *(f"crossings.{name}.parts.{a}.{o}" for a, o in parts.items())]
@@ -102,12 +105,15 @@ def problems(crossings: dict[str, Crossing]) -> Iterator[str]:
     """Names of axes, parts and stages that do not fit together."""
     for name, crossing in crossings.items():
         place, stages = f"crossings.{name}", crossing.recipe.get("stages") or {}
-        if "paper" not in crossing.recipe:
+        if not crossing.recipe.get("paper"):
             yield f"{place}.recipe.paper: missing; the rules file that holds its graph"
         for where, layer in _layers(name, crossing).items():
             for stage in dict.fromkeys(s for s, _ in _said(layer)):
                 if stage not in stages and stage != "evaluate":
                     yield f"{where}.stages.{stage}: no such stage{nearest(stage, stages)}"
+            report = layer.get("report")
+            if report and report not in stages and not (re.fullmatch(r"branch\d+", report) and "branch" in stages):
+                yield f"{where}.report: no such stage '{report}'{nearest(report, stages)}"
         for i, entry in enumerate(crossing.where):
             for axis, options in entry.when.items():
                 known = crossing.parts.get(axis)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from lt import registry, shapes
 from lt.errors import UserError, nearest
 from lt.schema import Grid, Run
 
@@ -21,6 +24,13 @@ def problems(config: Config) -> Iterator[str]:
     if grid is None:
         return
     extra = grid.model_extra or {}
+    if wrong := [*_shapes(extra), *_unread(config.file, extra)]:
+        yield from wrong
+        return
+    for key, names in (("archs", grid.archs), ("vits", extra.get("vits", []))):
+        for name in names:
+            if name not in registry.archs():
+                yield f"grid.{key}: {name}: no such network{nearest(name, registry.archs())}"
     for key, names in (("datasets", grid.datasets), ("mae_datasets", extra.get("mae_datasets", []))):
         for name in names:
             if not config.has_dataset(name):
@@ -42,6 +52,24 @@ def problems(config: Config) -> Iterator[str]:
         except UserError as error:
             yield f"grid: {str(error).removeprefix(f'{config.file}: ')}"
     yield from _branches(config, grid)
+
+
+def _shapes(extra: dict[str, Any]) -> Iterator[str]:
+    for key, names in extra.items():
+        if key != "branches":
+            yield from shapes.list_of_names(names, f"grid.{key}")
+        elif not isinstance(names, list) or not all(type(number) is int for number in names):
+            yield f"grid.{key}: expected a list of whole numbers, found {shapes.shown(names)}"
+
+
+def _unread(file: str, extra: dict[str, Any]) -> Iterator[str]:
+    """Lists that no stage of dvc.yaml, beside params.yaml, is multiplied by."""
+    graph = Path(file).with_name("dvc.yaml")
+    if extra and graph.is_file():
+        known = set(re.findall(r"\$\{grid\.(\w+)\}", graph.read_text(encoding="utf-8"))) | set(Grid.model_fields)
+        for key in extra:
+            if key not in known:
+                yield f"grid.{key}: no stage of {graph.name} is multiplied by this list{nearest(key, known)}"
 
 
 def _branches(config: Config, grid: Grid) -> Iterator[str]:

@@ -8,19 +8,24 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lt import code
+from lt import arguments, code
+from lt.arguments import Argument
 from lt.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Member:
     module: str
-    options: frozenset[str] | None  # None: takes anything
-    choices: Mapping[str, tuple] = field(default_factory=dict)  # options annotated as `Literal`
+    arguments: Mapping[str, Argument] | None  # None: takes anything
+
+    @property
+    def choices(self) -> dict[str, tuple]:
+        """Options annotated as `Literal`, and what it lists."""
+        return {name: argument.choices for name, argument in (self.arguments or {}).items() if argument.choices}
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,10 @@ class Kind:
     module: str
     table: str
     given: frozenset[str]  # arguments that the product passes itself
-    function: str | None = None  # one function takes the options of every entry
 
 
-def _kind(module: str, table: str, *given: str, function: str | None = None) -> Kind:
-    return Kind(module, table, frozenset(given), function)
+def _kind(module: str, table: str, *given: str) -> Kind:
+    return Kind(module, table, frozenset(given))
 
 
 KINDS = {
@@ -42,8 +46,8 @@ KINDS = {
     "eval_augment": _kind("lt.data.augment", "PRESETS", "mean", "std"),
     "schedule": _kind("lt.optim", "SCHEDULES", "lr", "epochs", "steps_per_epoch"),
     "optimizer": _kind("lt.optim", "OPTIMIZERS", "groups", "lr", "params"),
-    "groups": _kind("lt.optim", "PARAM_RULES", "model", "weight_decay", "rule", function="param_groups"),
-    "task": _kind("lt.tasks", "TASKS"),
+    "groups": _kind("lt.optim", "PARAM_RULES", "model", "weight_decay"),
+    "task": _kind("lt.tasks", "TASKS", "model", "loss", "mix", "sampler", "balanced", "optimizer", "teacher"),
     "mix": _kind("lt.tasks.mixing", "MIXES", "num_classes", "class_counts"),
     "head": _kind("lt.models.heads", "HEADS", "in_features", "feature_dim", "num_classes"),
     "subset_rule": _kind("lt.stages.subset", "RULES", "source", "lists", "index", "seed", "inputs"),
@@ -72,40 +76,6 @@ def _imported(tree: ast.Module, name: str) -> tuple[str, str] | None:
                     inner = f"{node.module}.{alias.name}"
                     return (inner, "") if code.module_path(inner) else (node.module, alias.name)
     return None
-
-
-def _options(node: ast.AST | None, tree: ast.Module | None = None) -> frozenset[str] | None:
-    """Keyword names that a factory takes; through base classes of its own file where it passes `**rest` on."""
-    bases: list[str] = []
-    if isinstance(node, ast.ClassDef):
-        bases = [b.id for b in node.bases if isinstance(b, ast.Name)]
-        inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        if not inits:
-            fields = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-            return frozenset(fields) if fields and node.decorator_list else None
-        node = inits[0]
-    if not isinstance(node, ast.FunctionDef | ast.Lambda):
-        return None
-    names = {a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]} - {
-        "self",
-        "cls",
-    }
-    if node.args.kwarg:
-        parents = [n for n in (tree.body if tree else ()) if isinstance(n, ast.ClassDef) and n.name in bases]
-        above = _options(parents[0], tree) if parents else None
-        return None if above is None else frozenset(names | above)
-    return frozenset(names)
-
-
-def _choices(node: ast.AST | None) -> dict[str, tuple]:
-    """Arguments that say `Literal["a", "b"]`, and what it lists."""
-    inits = [n for n in getattr(node, "body", ()) if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-    found = {}
-    for given in ast.walk(inits[0].args if inits else getattr(node, "args", ast.arguments())):
-        match given:
-            case ast.arg(arg=name, annotation=ast.Subscript(value=ast.Name(id="Literal"), slice=listed)):
-                found[name] = ast.literal_eval(listed)
-    return found
 
 
 def _find(module: str, name: str) -> tuple[str, ast.AST | None]:
@@ -137,8 +107,13 @@ def _member(module: str, tree: ast.Module, value: ast.expr) -> Member:
 
 def _home(module: str, name: str) -> Member:
     home, node = _find(module, name)
-    path = code.module_path(home)
-    return Member(home, _options(node, code._tree(path) if path else None), _choices(node))
+    return Member(home, arguments.of(home, node, _find))
+
+
+@functools.cache
+def names(module: str, table: str) -> tuple[str, ...]:
+    """The keys of a table whose entries take no options."""
+    return tuple(_literal(code._tree(code.module_path(module)), table) or ())
 
 
 ARCH_MODULES = (
@@ -161,6 +136,29 @@ def archs() -> dict[str, str]:
     return found
 
 
+PRESET = frozenset({"name", "num_classes", "size", "default_decoder", "block", "layers", "blocks", "plan"})
+OPEN = {"lt.models.resnet": "ResNet", "lt.models.experts": "RideNet"}  # factories that pass the rest on
+
+
+@functools.cache
+def network(arch: str) -> tuple[Mapping[str, Argument] | None, bool]:
+    """The options of a network, and whether it takes no other."""
+    module = arch_module(arch)
+    tree, closed = code._tree(code.module_path(module)), module not in OPEN
+    if closed:
+        takes = _member(module, tree, (_literal(tree, "ARCHS") or {})[arch]).arguments
+    else:
+        takes = arguments.said(_find(module, OPEN[module])[1])
+    return None if takes is None else {option: a for option, a in takes.items() if option not in PRESET}, closed
+
+
+@functools.cache
+def batchformer() -> Mapping[str, Argument]:
+    """The options of `batchformer`; the network says the width."""
+    takes = _home("lt.models.batchformer", "BatchFormer").arguments or {}
+    return {option: argument for option, argument in takes.items() if option != "dim"}
+
+
 def arch_module(arch: str) -> str:
     if arch not in archs():
         raise UserError(f"no such network '{arch}'{nearest(arch, archs())}")
@@ -176,32 +174,51 @@ def members(kind: str) -> dict[str, Member]:
         return {}
     tree = code._tree(path)
     table = _literal(tree, spec.table)
-    if spec.function:
-        return dict.fromkeys(table or {}, _home(spec.module, spec.function))
     return {name: _member(spec.module, tree, value) for name, value in (table or {}).items()}
 
 
-def check(values: dict[str, Any], place: str, verb: str = "") -> Iterator[str]:
-    """One line for each name that no registry holds and each option that its entry does not take."""
+def _chosen(values: dict[str, Any], verb: str) -> Iterator[tuple[str, Kind, str, dict[str, Any], dict[str, Member]]]:
+    """(key, kind, name, options, known entries) of each key of a stage that names an entry."""
     for key, value in values.items():
         kind = f"{verb}_{key}" if key == "rule" or (verb, key) == ("evaluate", "groups") else key
-        if kind not in KINDS or value is None:
+        if kind not in KINDS or not isinstance(value, str | dict) or not members(kind):
             continue
-        known = members(kind)
+        options = {} if isinstance(value, str) else {k: v for k, v in value.items() if k != "name"}
         name = value if isinstance(value, str) else value.get("name")
-        if not known or name is None:
-            continue
+        if name is not None:
+            yield key, KINDS[kind], name, options, members(kind)
+
+
+def check(values: dict[str, Any], place: str, verb: str = "") -> Iterator[str]:
+    """One line for each name that no registry holds, and each option that its entry does not take or not so."""
+    for key, kind, name, options, known in _chosen(values, verb):
         if name not in known:
             yield f"{place}.{key}: no such {key.replace('_', ' ')} '{name}'{nearest(name, known)}"
             continue
-        allowed = known[name].options
-        for option in value if isinstance(value, dict) and allowed is not None else ():
-            if option != "name" and option not in allowed - KINDS[kind].given:
-                hint = nearest(option, allowed - KINDS[kind].given)
-                yield f"{place}.{key}.{option}: {name} takes no such option{hint}"
-            elif option in (listed := known[name].choices) and value[option] not in listed[option]:
-                hint = nearest(str(value[option]), listed[option])
-                yield f"{place}.{key}.{option}: no such {option} '{value[option]}'{hint}"
+        if known[name].arguments is not None:
+            yield from check_options(options, known[name].arguments, kind.given, f"{place}.{key}", name)
+
+
+def check_options(
+    options: dict[str, Any], takes: Mapping[str, Argument], given: frozenset[str], place: str, name: str
+) -> Iterator[str]:
+    """One line for each option that is not taken, is none of those listed, or is of another kind."""
+    free = {option: argument for option, argument in takes.items() if option not in given}
+    for option, value in options.items():
+        if option not in free:
+            yield f"{place}.{option}: {name} takes no such option{nearest(option, free)}"
+        elif (listed := free[option].choices) and value not in listed:
+            yield f"{place}.{option}: no such {option} '{value}'{nearest(str(value), listed)}"
+        elif problem := free[option].problem(value):
+            yield f"{place}.{option}: {problem}"
+
+
+def missing(values: dict[str, Any], verb: str) -> Iterator[tuple[str, str]]:
+    """(key, problem) for each option that an entry needs and a stage, all its layers together, does not say."""
+    for key, kind, name, options, known in _chosen(values, verb):
+        for option, argument in (known[name].arguments or {}).items() if name in known else ():
+            if argument.needed and option not in kind.given and option not in options:
+                yield f"{key}.{option}", f"missing; {name} needs it"
 
 
 def modules(values: dict[str, Any]) -> tuple[str, ...]:

@@ -58,14 +58,17 @@ def _spell_out(value: Any) -> Any:
 Choice = Annotated[Named, BeforeValidator(_spell_out)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Image(Strict):
     size: Positive
     channels: Literal[1, 3] = 3
-    mean: list[float]
-    std: list[float]
+    mean: list[Number]
+    std: list[Above]
 
 
 class Imbalance(Strict):
@@ -106,8 +109,8 @@ class StageImage(Strict):
     """What a stage has of its own: the size of its images and of the network's input, and their statistics."""
 
     size: Positive | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[Number] | None = None
+    std: list[Above] | None = None
 
 
 class Redraw(Strict):
@@ -187,8 +190,8 @@ class Train(Strict):
     sampler: Choice | None = None
     augment: Choice = Named(name="none")
     eval_augment: Choice = Named(name="none")
-    clip: Rate | None = None
-    ema: Rate | None = None
+    clip: Above | None = None
+    ema: Share | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

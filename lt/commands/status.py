@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> None:
     config = load()
-    tables = given.tables or (config.params.grid.tables if config.params.grid else list(config.params.tables))
+    tables = given.tables or config.kept_tables()
     tables = [Path(t).stem for t in tables]
     for table in tables:
         print("\n".join(table_lines(config, table)))

@@ -57,6 +57,15 @@ def test_networks() -> None:
             "p.augment.interpolation: no such interpolation 'area'",
         ),
         ({"task": "clasify"}, "did you mean 'classify'"),
+        ({"loss": {"name": "focal", "gamma": "2"}}, "p.loss.gamma: expected a number, found the text '2'"),
+        ({"loss": {"name": "focal", "gamma": True}}, "p.loss.gamma: expected a number, found true"),
+        ({"loss": {"name": "focal", "gamma": None}}, "p.loss.gamma: expected a number, found nothing"),
+        ({"loss": {"name": "ldam", "reweight_epoch": 1.5}}, "reweight_epoch: expected a whole number, found 1.5"),
+        ({"loss": {"name": "ldam", "scaled_logits": 1}}, "scaled_logits: expected true or false, found 1"),
+        ({"augment": {"name": "bagmar_large", "fill": [1.5]}}, "fill: expected a list of whole numbers, found the"),
+        ({"augment": {"name": "simclr", "scale": 0.5}}, "scale: expected a list of numbers, found 0.5"),
+        ({"augment": {"name": "simclr_large", "sise": 3}}, "sise: simclr_large takes no such option; did you mean"),
+        ({"groups": {"name": "layer_decay", "dekay": 0.5}}, "dekay: layer_decay takes no such option; did you mean"),
     ],
 )
 def test_one_line_a_mistake(values: dict, wanted: str) -> None:
@@ -83,6 +92,25 @@ def test_what_an_option_may_be_is_what_its_function_takes() -> None:
 def test_what_is_right_is_silent() -> None:
     values = {"loss": {"name": "label_aware_smoothing", "head": 0.3, "tail": 0.0}, "sampler": None, "lr": 0.1}
     assert not list(registry.check(values, "p", "train"))
+
+
+def test_what_an_annotation_says() -> None:
+    values = {
+        "loss": {"name": "ldam", "scale": 30, "reweight_epoch": None, "scaled_logits": True},
+        "augment": {"name": "bagmar_large", "fill": [1, 2, 3], "scale": [0.2, 1]},
+        "groups": {"name": "all", "lr_scales": {"fc.weight": 1}},
+        "sampler": {"name": "class_priority", "weights": object()},  # of a kind that is not known here
+    }
+    assert not list(registry.check(values, "p", "train"))
+
+
+def test_what_must_be_said() -> None:
+    values = {"schedule": {"name": "ride", "step1": 1}, "rule": {"name": "balanced"}, "task": "classify"}
+    assert dict(registry.missing(values, "train")) == {
+        "schedule.step2": "missing; ride needs it",
+        "schedule.gamma": "missing; ride needs it",
+    }
+    assert dict(registry.missing(values, "subset")).keys() == {"schedule.step2", "schedule.gamma", "rule.k"}
 
 
 def test_only_the_modules_that_are_named() -> None:

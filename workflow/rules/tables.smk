@@ -67,6 +67,6 @@ rule figures:
     input:
         [
             path
-            for table in (LT.params.grid.tables if LT.params.grid else [])
+            for table in LT.kept_tables()
             for path in figures_of(table)
         ],
