@@ -67,7 +67,7 @@ RUNS = {  # stage: what it starts from, formula, golden test, file of the loss, 
         "other = (~same).to(z.dtype) / len(z)", "other = (~same).to(z.dtype) / len(first)"),
     "livt/vit_digits/seed0/finetune": ("mae/vit_digits/seed0/pretrain", bal_bce,
         "test_livt_losses.py::test_value_and_gradient[A/BalBCE/soft00]", "bce.py",
-        "return np.log(counts) - np.log(counts.sum() - counts)", "return np.log(counts) - np.log(counts.sum())"),
+        "return torch.log(pi) - torch.log(1 - pi)", "return torch.log(pi)"),
 }  # fmt: skip
 
 

@@ -65,8 +65,4 @@ for table in LT.params.tables:
 
 rule figures:
     input:
-        [
-            path
-            for table in LT.kept_tables()
-            for path in figures_of(table)
-        ],
+        [path for table in LT.kept_tables() for path in figures_of(table)],
