@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy_params import IMAGE, with_one
 
 from lt.config import Config, Run, canonical, load
 from lt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = {"size": 8, "channels": 1, "mean": [0.3], "std": [0.4]}
 RAW = {
     "seeds": [0, 1],
     "datasets": {
@@ -48,13 +48,7 @@ RAW = {
 
 
 def changed(path: str, value: object) -> dict:
-    raw = copy.deepcopy(RAW)
-    *inner, last = path.split(".")
-    place = raw
-    for key in inner:
-        place = place.setdefault(key, {})
-    place[last] = value
-    return raw
+    return with_one(RAW, path, value)
 
 
 def lines(raw: dict) -> list[str]:

@@ -6,22 +6,17 @@ import copy
 from pathlib import Path
 
 import pytest
+from toy_params import IMAGE, NUMBERS, TOY, with_one
 
 from lt import names
 from lt.config import Config
 from lt.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBERS = {"epochs": 9, "batch": 8, "lr": 0.1}
 RAW = {
     "seeds": [0],
     "datasets": {
-        "toy": {
-            "source": "digits",
-            "family": "toy",
-            "num_classes": 10,
-            "image": {"size": 8, "channels": 1, "mean": [0.3], "std": [0.4]},
-        },
+        "toy": dict(TOY),
         "toy2": {"extends": "toy"},
     },
     "recipes": {
@@ -40,17 +35,10 @@ RAW = {
 }
 RULE = "not a usable name (lower case, digits, _"
 TABLE = {"datasets": ["toy"], "methods": ["ce"]}
-IMAGE = RAW["datasets"]["toy"]["image"]
 
 
 def changed(path: str, value: object) -> dict:
-    raw = copy.deepcopy(RAW)
-    *inner, last = path.split(".")
-    place = raw
-    for key in inner:
-        place = place.setdefault(key, {})
-    place[last] = value
-    return raw
+    return with_one(RAW, path, value)
 
 
 def test_what_is_right_is_silent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+from toy_params import NUMBERS, TOY
 
 from lt import registry
 from lt.config import Config, Run
@@ -12,19 +13,12 @@ from lt.errors import UserError
 
 RAW = {
     "seeds": [0],
-    "datasets": {
-        "toy": {
-            "source": "digits",
-            "family": "toy",
-            "num_classes": 10,
-            "image": {"size": 8, "channels": 1, "mean": [0.3], "std": [0.4]},
-        }
-    },
+    "datasets": {"toy": dict(TOY)},
     "recipes": {
         "ce": {
             "paper": "baselines",
             "stages": {
-                "train": {"epochs": 9, "batch": 8, "lr": 0.1},
+                "train": dict(NUMBERS),
                 "subset": {"verb": "subset", "rule": {"name": "balanced", "k": 5}},
                 "predict": {"outputs": ["features", "weights"]},
             },
