@@ -57,8 +57,7 @@ def problems_of(error: ValidationError, prefix: str, model: type[Strict] | None 
             known = _keys_at(model, item["loc"][:-1]) if model else []
             yield f"{place}: unknown key{nearest(str(item['loc'][-1]), known)}"
         elif item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
-            hint = "; write 1.0e-4, not 1e-4" if "e" in item["input"].lower() else ""
-            yield f"{place}: expected a number, found the text '{item['input']}'{hint}"
+            yield f"{place}: expected a number, found the text '{item['input']}'{shapes.hint(item['input'])}"
         else:
             found = "" if item["type"] == "missing" else f", found {item['input']!r}"
             yield f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
